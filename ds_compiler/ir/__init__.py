@@ -1,0 +1,52 @@
+"""The language that all rooms share: types, values, operations, regions, functions, modules.
+
+In:   nothing (this room and `ds_compiler.ops` import no other).
+Out:  `Module` ▸ `Function` ▸ `Region` ▸ `Block` ▸ `Operation` ▸ results, in SSA form.
+Read: `core` first, then `dims` (symbolic sizes), `types`; the operation set is in `ds_compiler.ops`.
+"""
+
+from ds_compiler.ir.builder import Builder
+from ds_compiler.ir.core import (
+    Block,
+    BlockArgument,
+    Function,
+    Module,
+    Operation,
+    OpResult,
+    Region,
+    Value,
+    op,
+    operation_class,
+    operation_names,
+)
+from ds_compiler.ir.cost import Cost
+from ds_compiler.ir.dims import Dim, Expr, parse_dim, symbol
+from ds_compiler.ir.dtypes import DType
+from ds_compiler.ir.errors import CompileError, TypeError_
+from ds_compiler.ir.location import Location
+from ds_compiler.ir.types import TensorType
+
+__all__ = [
+    "Block",
+    "BlockArgument",
+    "Builder",
+    "CompileError",
+    "Cost",
+    "DType",
+    "Dim",
+    "Expr",
+    "Function",
+    "Location",
+    "Module",
+    "OpResult",
+    "Operation",
+    "Region",
+    "TensorType",
+    "TypeError_",
+    "Value",
+    "op",
+    "operation_class",
+    "operation_names",
+    "parse_dim",
+    "symbol",
+]

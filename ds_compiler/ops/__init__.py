@@ -1,0 +1,66 @@
+"""The operation set: about sixty tensor-level primitives, each declared once.
+
+In:   `ds_compiler.ir`.
+Out:  operation classes; importing this package registers them for the text format.
+Read: `elementwise` (tables of scalar functions), `shape`, `indexing`, `contraction`, `reduction`, `control`.
+"""
+
+from ds_compiler.ops.contraction import Conv, ConvTranspose, DotGeneral
+from ds_compiler.ops.control import Call, Composite, Fusion, If, Return, Scan, While, Yield
+from ds_compiler.ops.elementwise import Binary, Cast, Compare, Predicate, Select, Unary
+from ds_compiler.ops.indexing import Gather, GatherElements, GatherND, ScatterElements, ScatterND, TopK
+from ds_compiler.ops.reduction import ArgReduce, Cumulative, Reduce, ReduceWindow
+from ds_compiler.ops.shape import (
+    Bind,
+    Broadcast,
+    Concat,
+    Constant,
+    DynamicSlice,
+    Iota,
+    Pad,
+    Reshape,
+    Size,
+    Slice,
+    Transpose,
+)
+
+__all__ = [
+    "ArgReduce",
+    "Binary",
+    "Bind",
+    "Broadcast",
+    "Call",
+    "Cast",
+    "Compare",
+    "Composite",
+    "Concat",
+    "Constant",
+    "Conv",
+    "ConvTranspose",
+    "Cumulative",
+    "DotGeneral",
+    "DynamicSlice",
+    "Fusion",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "If",
+    "Iota",
+    "Pad",
+    "Predicate",
+    "Reduce",
+    "ReduceWindow",
+    "Reshape",
+    "Return",
+    "Scan",
+    "ScatterElements",
+    "ScatterND",
+    "Select",
+    "Size",
+    "Slice",
+    "TopK",
+    "Transpose",
+    "Unary",
+    "While",
+    "Yield",
+]
