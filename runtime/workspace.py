@@ -1,0 +1,55 @@
+"""The private memory of one call in flight: the context words and all that they point to."""
+
+from __future__ import annotations
+
+import ctypes
+
+from ds_compiler.runtime import abi
+from ds_compiler.runtime.abi import Word
+from ds_compiler.runtime.memory import Region
+from ds_compiler.runtime.plan import Plan
+from ds_compiler.runtime.threads import PoolCode, required_symbol
+
+
+class Workspace:
+    """Made once for each call that runs at the same time as others, then reused; it grows and never shrinks."""
+
+    def __init__(self, inputs: int, outputs: int, symbols: int, constants: int, code: PoolCode) -> None:
+        self.inputs = (ctypes.c_int64 * inputs)()
+        self.outputs = (ctypes.c_int64 * outputs)()
+        self.symbols = (ctypes.c_int64 * symbols)()
+        self.status = ctypes.c_int64(0)
+        # The context shares a page with the barrier: both are on cache lines of their own.
+        self._fixed = Region(abi.BARRIER_BYTES + 8 * abi.CONTEXT_WORDS)
+        self.address = self._fixed.address + abi.BARRIER_BYTES
+        self.context = (ctypes.c_int64 * abi.CONTEXT_WORDS).from_address(self.address)
+        self.arena, self.scratch = Region(1), Region(1)
+        self.plan: Plan | None = None
+        self.tasks = 0
+        words = self.context
+        words[Word.INPUTS] = ctypes.addressof(self.inputs)
+        words[Word.OUTPUTS] = ctypes.addressof(self.outputs)
+        words[Word.CONSTANTS] = constants
+        words[Word.SYMBOLS] = ctypes.addressof(self.symbols)
+        words[Word.BARRIER] = self._fixed.address
+        words[Word.STATUS] = ctypes.addressof(self.status)
+        words[Word.ALLOC] = code.alloc
+        words[Word.FREE] = required_symbol("free")
+        words[Word.YIELD] = required_symbol("sched_yield")
+
+    def adapt(self, plan: Plan, tasks: int) -> None:
+        """Prepare for calls with `plan` on `tasks` threads.
+
+        Raises:
+            MemoryError: the arena or the scratch does not fit into memory.
+        """
+        self.plan = None
+        if self.arena.size < plan.arena:
+            self.arena = Region(plan.arena)
+        if self.scratch.size < plan.scratch * tasks:
+            self.scratch = Region(plan.scratch * tasks)
+        self.context[Word.ARENA] = self.arena.address
+        self.context[Word.SCRATCH] = self.scratch.address
+        self.context[Word.SCRATCH_BYTES] = plan.scratch
+        self.symbols[:] = list(plan.symbols)
+        self.plan, self.tasks = plan, tasks
