@@ -41,6 +41,11 @@ def vector_of(element: str, lanes: int) -> str:
     return f"<{lanes} x {element}>" if lanes else element
 
 
+def known(value: V) -> int | None:
+    """The integer a scalar constant stands for; None for a run-time value."""
+    return int(value.ref) if not value.lanes and value.ref.lstrip("-").isdigit() else None
+
+
 _FLOAT_HEX = {"float", "double"}
 
 
@@ -251,8 +256,7 @@ class FunctionBuilder:
 
     @staticmethod
     def _known(value: V) -> int | None:
-        ref = value.ref
-        return int(ref) if ref.lstrip("-").isdigit() and not value.lanes else None
+        return known(value)
 
     def add(self, a: V, b: V) -> V:
         x, y = self._known(a), self._known(b)

@@ -41,7 +41,7 @@ def accumulate(
     acc: Tile,
     a_rows: Sequence[V],
     a_step: V | int,
-    b: V,
+    b: V | Sequence[V],
     b_row: V | int,
     k: V,
     *,
@@ -55,11 +55,12 @@ def accumulate(
         acc: mr rows of nv values ``<lanes x element>`` (scalars when `lanes` is 0); element float or double.
         a_rows: mr pointers, one to the first element of each row of A.
         a_step: elements from one kk to the next in A (1 for rows in place, mr for a packed panel).
-        b: pointer to the first row of B; a row's nv vectors lie next to each other.
+        b: pointer to the first row of B; a row's nv vectors lie next to each other. Or several pointers to
+            panels that share the nv vectors evenly.
         b_row: elements from one row of B to the next.
         k: how many products to add, i64 (constant or run-time, may be 0).
         unroll: steps a loop iteration; a constant remainder is emitted straight, a run-time one is a second loop.
-        last_mask: lanes of the last vector that may be read (the others count as zero), for a B that
+        last_mask: lanes of each panel's last vector that may be read (the others count as zero), for a B that
             ends there; None reads all, which a zero-padded packed B allows.
 
     Returns:
@@ -72,14 +73,18 @@ def accumulate(
     a_step_v = fb.i64(a_step) if isinstance(a_step, int) else a_step
     b_row_v = fb.i64(b_row) if isinstance(b_row, int) else b_row
 
-    def step(tile: Tile, rows: Sequence[V], b_at: V) -> Tile:
+    panels = [b] if isinstance(b, V) else list(b)
+    each = nv // len(panels)
+
+    def step(tile: Tile, rows: Sequence[V], b_at: Sequence[V]) -> Tile:
         vectors = []
-        for j in range(nv):
-            address = fb.gep(element, b_at, fb.i64(j * width))
-            if last_mask is not None and j == nv - 1:
-                vectors.append(fb.masked_load(type_, address, last_mask))
-            else:
-                vectors.append(fb.load(type_, address))
+        for panel in b_at:
+            for j in range(each):
+                address = fb.gep(element, panel, fb.i64(j * width))
+                if last_mask is not None and j == each - 1:
+                    vectors.append(fb.masked_load(type_, address, last_mask))
+                else:
+                    vectors.append(fb.load(type_, address))
         result = []
         for i in range(mr):
             scalar = fb.splat(fb.load(element, rows[i]), lanes)
@@ -89,10 +94,11 @@ def accumulate(
 
     def steps(tile: Tile, index: V, count: int) -> Tile:
         rows = [fb.gep(element, row, fb.mul(index, a_step_v)) for row in a_rows]
-        b_at = fb.gep(element, b, fb.mul(index, b_row_v))
+        offset = fb.mul(index, b_row_v)
+        b_at = [fb.gep(element, panel, offset) for panel in panels]
         for u in range(count):
             at = [fb.gep(element, row, fb.mul(fb.i64(u), a_step_v)) for row in rows]
-            tile = step(tile, at, fb.gep(element, b_at, fb.mul(fb.i64(u), b_row_v)))
+            tile = step(tile, at, [fb.gep(element, panel, fb.mul(fb.i64(u), b_row_v)) for panel in b_at])
         return tile
 
     def looped(tile: Tile, start: V, stop: V, count: int) -> Tile:
