@@ -7,14 +7,19 @@ relative error of the whole expression over its interval.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
 from ds_compiler.backends.llvm.math_expr import (
+    DOUBLE,
     FLOAT,
     Format,
     Num,
     format_of,
     mul_add,
     polynomial,
+    through_double,
+    where,
 )
 
 _LOG2_E = 1.4426950408889634
@@ -25,6 +30,14 @@ _EXP_DOUBLE = (
     0.5, 0.1666666666666667, 0.04166666666666667, 0.008333333333326084, 0.0013888888888883711,
     0.0001984126987500228, 2.480158732567746e-05, 2.755725517000089e-06, 2.755727347871858e-07,
     2.5105312729622103e-08, 2.09147553258932e-09,
+)  # fmt: skip
+# The same for expm1, where the error is relative to e^r - 1. float: 2^-31.1; doubles rounded to float: 2^-36.5.
+_EXPM1_FLOAT = (
+    0.5, 0.1666666567325592, 0.04166649281978607, 0.008333544246852398, 0.001393234240822494, 0.0001976339699467644,
+)  # fmt: skip
+_EXPM1_NARROW = (
+    0.5, 0.1666666671931248, 0.041666666719295684, 0.008333298344023092, 0.001388885390994504,
+    0.00019899390183679232, 2.485969439475207e-05,
 )  # fmt: skip
 
 
@@ -47,13 +60,22 @@ def _times_power_of_two(p: Num, n: Num, f: Format) -> Num:
     return p * ((biased - half) << f.mantissa).as_float()
 
 
-def exp_scaled(x: Num, halvings: int = 0) -> Num:
-    """``e**x / 2**halvings`` without intermediate overflow."""
+def exp_scaled(x: Num, halvings: int = 0, tail: Num | None = None) -> Num:
+    """``e**(x + tail) / 2**halvings`` without intermediate overflow; `tail` is below the last place of `x`."""
     f = format_of(x.v)
     limits = (-104.0, 89.0 + halvings) if f is FLOAT else (-746.0, 710.0 + halvings)
     n, r = _reduce(x.min_of(limits[1]).max_of(limits[0]), f)
+    if tail is not None:
+        r = r + tail
     p = mul_add(r * r, polynomial(r, _EXP_FLOAT if f is FLOAT else _EXP_DOUBLE), r) + 1.0
     return _times_power_of_two(p, n - halvings if halvings else n, f)
+
+
+def exp_of_small(x: Num, narrow: bool = False) -> Num:
+    """e**x where the result is a normal number; double only."""
+    n, r = _reduce(x, DOUBLE)
+    p = mul_add(r * r, polynomial(r, _EXPM1_NARROW if narrow else _EXP_DOUBLE), r) + 1.0
+    return (p.bits() + (n << DOUBLE.mantissa)).as_float()
 
 
 def exp(fb: FunctionBuilder, x: V) -> V:
@@ -63,3 +85,72 @@ def exp(fb: FunctionBuilder, x: V) -> V:
     result has its type. TypeError for other types.
     """
     return exp_scaled(Num(fb, x)).v
+
+
+def _expm1(x: Num, coefficients: Sequence[float], largest: float) -> Num:
+    """e**x - 1 for ``-45 <= x <= largest``; a zero's sign is lost."""
+    f = format_of(x.v)
+    n, r = _reduce(x, f)
+    p = mul_add(r * r, polynomial(r, coefficients), r)
+    # 2^n * (e^r - 1) + (2^n - 1), everything halved while 2^n itself may overflow.
+    if largest > 80.0:
+        half = ((n << f.mantissa) + (f.one_bits - (1 << f.mantissa))).as_float()
+        return mul_add(half, p, half - 0.5) * 2.0
+    power = ((n << f.mantissa) + f.one_bits).as_float()
+    return mul_add(power, p, power - 1.0)
+
+
+def _expm1_coefficients(f: Format) -> Sequence[float]:
+    return _EXPM1_FLOAT if f is FLOAT else _EXP_DOUBLE
+
+
+def expm1(fb: FunctionBuilder, x: V) -> V:
+    """e**x - 1, accurate near 0. float: 2 ulp; double: 2 ulp. expm1(-0) = -0."""
+    v = Num(fb, x)
+    f = format_of(x)
+    low, high = (-25.0, 88.8) if f is FLOAT else (-45.0, 709.9)
+    result = _expm1(v.min_of(high).max_of(low), _expm1_coefficients(f), high)
+    return where(v.abs() < 2.0 ** -(f.mantissa + 2), v, result).v
+
+
+def sigmoid(fb: FunctionBuilder, x: V) -> V:
+    """1 / (1 + e**-x). float: 2 ulp; double: 2 ulp, down to subnormal results."""
+    v = Num(fb, x)
+    e = exp_scaled(-v.abs())
+    return (where(v < 0.0, e, 1.0) / (e + 1.0)).v
+
+
+def tanh(fb: FunctionBuilder, x: V) -> V:
+    """Hyperbolic tangent, ``t / (t + 2)`` with ``t = e**2x - 1``. float: 2 ulp; double: 2 ulp."""
+    v = Num(fb, x)
+    f = format_of(x)
+    limit = 9.1 if f is FLOAT else 20.0
+    a = v.abs().min_of(limit)
+    t = _expm1(a + a, _expm1_coefficients(f), 2 * limit)
+    return (t / (t + 2.0)).with_sign_of(v).v
+
+
+def sinh(fb: FunctionBuilder, x: V) -> V:
+    """Hyperbolic sine. float: 1 ulp; double: 3 ulp. Called out of line."""
+
+    def body(v: Num, narrow: bool) -> Num:
+        a = v.abs()
+        # Floats overflow long before 100, so only doubles need the form without e^-x.
+        limit = 100.0 if narrow else 22.0
+        t = _expm1(a.min_of(limit), _EXPM1_NARROW if narrow else _EXP_DOUBLE, 79.0)
+        result = (t + t / (t + 1.0)) * 0.5
+        if not narrow:
+            result = where(a > limit, exp_scaled(a, 1), result)
+        return result.with_sign_of(v)
+
+    return through_double(fb, "sinh", (x,), body)
+
+
+def cosh(fb: FunctionBuilder, x: V) -> V:
+    """Hyperbolic cosine. float: 1 ulp; double: 2 ulp. Called out of line."""
+
+    def body(v: Num, narrow: bool) -> Num:
+        e = exp_scaled(v.abs(), 1)
+        return e + 0.25 / e
+
+    return through_double(fb, "cosh", (x,), body)

@@ -146,6 +146,11 @@ def exact_fma(a: Num, b: Num | float, c: Num | float) -> Num:
     return Num(a.fb, a.fb.intrinsic("fma", a.v, a.lift(b).v, a.lift(c).v))
 
 
+def round_with(x: Num, mode: str) -> Num:
+    """`x` rounded to a whole number by the LLVM intrinsic ``llvm.<mode>``."""
+    return Num(x.fb, x.fb.intrinsic(mode, x.v))
+
+
 def polynomial(x: Num, coefficients: Sequence[float]) -> Num:
     """Horner's rule; the constant term comes first."""
     total = x.lift(coefficients[-1])
@@ -220,3 +225,21 @@ def outlined(fb: FunctionBuilder, name: str, operands: Sequence[V], body: Callab
         inner.ret(body(*(Num(inner, a) for a in inner.args)).v)
         inner.finish()
     return fb.call(full, type_, *operands)
+
+
+def through_double(
+    fb: FunctionBuilder, name: str, operands: Sequence[V], body: Callable[[*tuple[Num, ...], bool], Num]
+) -> V:
+    """A function computed in double for both formats, called out of line.
+
+    For float operands `body` runs on widened values with ``narrow=True`` (about 2^-34 relative error
+    is enough then) and one rounding to float follows, so results are within 0.51 ulp or so.
+    """
+    narrow = format_of(operands[0]) is FLOAT
+
+    def whole(*values: Num) -> Num:
+        if not narrow:
+            return body(*values, False)
+        return body(*(v.convert("fpext", "double") for v in values), True).convert("fptrunc", "float")
+
+    return outlined(fb, name, operands, whole)
