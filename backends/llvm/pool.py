@@ -12,14 +12,9 @@ from ds_compiler.backends.llvm.window import Epilogue, Window, WindowBody, emit_
 
 @dataclass(frozen=True, kw_only=True)
 class PoolShape(Window):
-    """Pooling ``[n, h, w, channels]`` to ``[n, oh, ow, channels]``; oh and ow as floor or ceil mode gave them.
-
-    Attributes:
-        end_pads: rows below and columns to the right; only the average that counts padding reads them.
-    """
+    """Pooling ``[n, h, w, channels]`` to ``[n, oh, ow, channels]``; oh and ow as floor or ceil mode gave them."""
 
     channels: int
-    end_pads: tuple[int | V, int | V] = (0, 0)
 
 
 def emit_pool(
@@ -59,7 +54,7 @@ def emit_pool(
             assert count is not None
             return fb.fdiv(acc, fb.splat(count, acc.lanes))
 
-        padded = tuple(fb.add(size, index(pad)) for size, pad in zip((shape.h, shape.w), shape.end_pads))
+        padded = tuple(fb.add(size, index(pad)) for size, pad in zip((shape.h, shape.w), shape.pads[2:]))
         body = WindowBody(
             initial=0.0,
             combine=lambda acc, value, _: fb.fadd(acc, value),

@@ -32,7 +32,8 @@ class Window:
     Attributes:
         n, h, w, oh, ow: i64 values, constant or run-time.
         kernel, stride, dilation: (rows, columns).
-        pads: rows above and columns to the left of the image (the far sides follow from oh and ow).
+        pads: top, left, bottom, right. How far windows reach follows from oh and ow; the far pads tell a
+            convolution that there is no padding, and an average what counts as padding.
     """
 
     n: V
@@ -43,7 +44,7 @@ class Window:
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
-    pads: tuple[int | V, int | V] = (0, 0)
+    pads: tuple[int | V, int | V, int | V, int | V] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

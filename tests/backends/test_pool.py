@@ -53,7 +53,6 @@ def pool_kernel(
             stride=stride,
             dilation=dilation,
             pads=sizes.pads,
-            end_pads=sizes.end_pads,
             channels=channels,
         )
         emit_pool(

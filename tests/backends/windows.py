@@ -73,8 +73,7 @@ class Sizes:
     w: V
     oh: V
     ow: V
-    pads: tuple[V, V]
-    end_pads: tuple[V, V]
+    pads: tuple[V, V, V, V]
 
 
 class Kernel:
@@ -101,7 +100,7 @@ class Kernel:
         )
         x, w, y, seen, scratch = fb.args[:5]
         v = [fb.i64(s) for s in static] if static else fb.args[5:14]
-        sizes = Sizes(v[0], v[1], v[2], v[3], v[4], (v[5], v[6]), (v[7], v[8]))
+        sizes = Sizes(v[0], v[1], v[2], v[3], v[4], (v[5], v[6], v[7], v[8]))
         pixels = fb.mul(sizes.oh, sizes.ow)
 
         def epilogue(fb: FunctionBuilder, image: V, pixel: V, channel: V, lanes: int, mask: V | None, value: V) -> None:

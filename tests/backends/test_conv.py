@@ -1,0 +1,163 @@
+"""Dense, grouped and transposed convolution against direct float64 references, over sizes given at run time."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ds_compiler.backends.llvm.builder import V
+from ds_compiler.backends.llvm.conv import ConvShape, conv_plan, conv_scratch_bytes, emit_conv, pack_conv_weight
+from ds_compiler.backends.llvm.target import host
+from tests.backends.windows import Kernel, Pair, convolve, output_size
+
+_F32 = np.finfo(np.float32).eps
+_Z = V("i64", "%unknown")
+Pads = tuple[int | V, int | V, int | V, int | V]
+_ANY: Pads = (_Z, _Z, _Z, _Z)
+
+
+def _shape(ci: int, co: int, kernel: Pair, stride: Pair, dilation: Pair, groups: int, pads: Pads = _ANY) -> ConvShape:
+    return ConvShape(
+        n=_Z,
+        h=_Z,
+        w=_Z,
+        oh=_Z,
+        ow=_Z,
+        pads=pads,
+        kernel=kernel,
+        stride=stride,
+        dilation=dilation,
+        ci=ci,
+        co=co,
+        groups=groups,
+    )
+
+
+@functools.cache
+def conv_kernel(
+    ci: int,
+    co: int,
+    kernel: Pair,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+    padded: bool,
+    static: tuple[int, ...] | None,
+) -> tuple[Kernel, ConvShape]:
+    shape = _shape(ci, co, kernel, stride, dilation, groups, _ANY if padded else (0, 0, 0, 0))
+    if static:
+        v = [V("i64", str(s)) for s in static]
+        shape = replace(shape, n=v[0], h=v[1], w=v[2], oh=v[3], ow=v[4], pads=(v[5], v[6], v[7], v[8]))
+
+    def emit(fb, target, sizes, x, w, scratch, task, tasks, epilogue):  # type: ignore[no-untyped-def]
+        real = replace(shape, n=sizes.n, h=sizes.h, w=sizes.w, oh=sizes.oh, ow=sizes.ow)
+        if padded:
+            real = replace(real, pads=sizes.pads)
+        emit_conv(fb, target, shape=real, x=x, w=w, task=task, tasks=tasks, scratch=scratch, epilogue=epilogue)
+
+    return Kernel(emit, co, static=static, scratch_bytes=conv_scratch_bytes(shape, host())), shape
+
+
+def check_conv(
+    x: np.ndarray,
+    co: int,
+    kernel: Pair,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+    pads: tuple[int, ...],
+    tasks: int,
+    static: bool = False,
+) -> np.ndarray:
+    n, h, w, ci = x.shape
+    out = (
+        output_size(h, kernel[0], stride[0], dilation[0], (pads[0], pads[2])),
+        output_size(w, kernel[1], stride[1], dilation[1], (pads[1], pads[3])),
+    )
+    weight = np.random.default_rng(ci).standard_normal((co, ci // groups, *kernel)).astype(np.float32)
+    sizes = (n, h, w, *out, *pads) if static else None
+    run, shape = conv_kernel(ci, co, kernel, stride, dilation, groups, any(pads), sizes)
+    got = run(x, pack_conv_weight(weight, shape, host()), out, pads, tasks)
+    expected, scale = convolve(
+        x.astype(np.float64), weight.astype(np.float64), out, stride, dilation, (pads[0], pads[1]), groups
+    )
+    terms = ci // groups * kernel[0] * kernel[1]
+    assert (np.abs(got - expected) <= scale * _F32 * (terms + 1)).all()
+    return got
+
+
+# ci, co, kernel, stride, dilation, groups: the modes rows, taps and gather, chunks of segments and of pieces,
+# panels of one, two and three vectors, masked tails.
+_CONVS: list[tuple[int, int, Pair, Pair, Pair, int]] = [
+    (3, 16, (3, 3), (2, 2), (1, 1), 1),
+    (1, 5, (1, 5), (1, 3), (1, 1), 1),
+    (7, 24, (3, 2), (1, 1), (2, 3), 1),
+    (16, 16, (3, 3), (1, 1), (1, 1), 1),
+    (40, 37, (3, 3), (1, 2), (1, 1), 1),
+    (33, 8, (1, 1), (2, 2), (1, 1), 1),
+    (20, 40, (1, 1), (1, 1), (1, 1), 1),
+    (32, 12, (5, 5), (1, 1), (1, 1), 1),
+    (8, 12, (3, 3), (1, 1), (1, 1), 2),
+    (40, 40, (2, 3), (3, 1), (1, 2), 5),
+    (36, 38, (3, 3), (1, 1), (1, 1), 2),
+    (9, 3, (4, 4), (2, 2), (1, 1), 3),
+]
+
+
+@pytest.mark.parametrize("ci, co, kernel, stride, dilation, groups", _CONVS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_run_time_sizes(
+    ci: int, co: int, kernel: Pair, stride: Pair, dilation: Pair, groups: int, data: st.DataObject
+) -> None:
+    n, h, w = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 15), st.integers(1, 15)), "n, h, w")
+    pads = data.draw(st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 4)] * 4), "pads")
+    tasks = data.draw(st.integers(1, 3), "tasks")
+    x = np.random.default_rng(h * 16 + w).standard_normal((n, h, w, ci)).astype(np.float32)
+    check_conv(x, co, kernel, stride, dilation, groups, pads, tasks)
+
+
+@pytest.mark.parametrize(
+    "size, co, kernel, stride, pads",
+    [
+        ((1, 7, 7, 40), 40, (3, 3), (1, 1), (1, 1, 1, 1)),
+        ((1, 7, 7, 520), 40, (1, 1), (1, 1), (0, 0, 0, 0)),  # rows, pieces
+        ((2, 5, 9, 400), 19, (1, 1), (2, 2), (0, 0, 0, 0)),  # taps, pieces
+        ((3, 4, 4, 257), 24, (2, 2), (1, 1), (1, 0, 0, 1)),  # pieces of different length
+        ((1, 1, 1, 16), 16, (1, 1), (1, 1), (0, 0, 0, 0)),
+        ((2, 23, 31, 3), 20, (7, 7), (2, 2), (3, 3, 3, 3)),
+        ((1, 1, 300, 1), 20, (1, 64), (1, 16), (0, 32, 0, 32)),
+        ((1, 40, 41, 16), 16, (1, 1), (1, 1), (0, 0, 0, 0)),  # several blocks
+    ],
+)
+def test_constant_sizes(
+    size: tuple[int, int, int, int], co: int, kernel: Pair, stride: Pair, pads: tuple[int, ...]
+) -> None:
+    x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    runs = [check_conv(x, co, kernel, stride, (1, 1), 1, pads, tasks, static=True) for tasks in (1, 2, 3)]
+    runs.append(check_conv(x, co, kernel, stride, (1, 1), 1, pads, 2))
+    for other in runs[1:]:
+        np.testing.assert_array_equal(runs[0], other)
+
+
+def test_empty_batch() -> None:
+    check_conv(np.zeros((0, 5, 5, 16), np.float32), 16, (3, 3), (1, 1), (1, 1), 1, (1, 1, 1, 1), 2)
+
+
+def test_weight_shape_is_checked() -> None:
+    shape = _shape(8, 16, (3, 3), (1, 1), (1, 1), 2)
+    with pytest.raises(ValueError, match=r"expected \[16, 4, 3, 3\], got \[16, 8, 3, 3\]"):
+        pack_conv_weight(np.zeros((16, 8, 3, 3), np.float32), shape, host())
+    with pytest.raises(ValueError, match="8 and 15 channels do not divide into 2 groups"):
+        _shape(8, 15, (3, 3), (1, 1), (1, 1), 2)
+
+
+def test_scratch_is_bounded() -> None:
+    for ci, co, kernel in [(3, 64, (7, 7)), (512, 512, (3, 3)), (2048, 2048, (3, 3)), (1, 64, (1, 1025))]:
+        shape = _shape(ci, co, kernel, (1, 1), (1, 1), 1)
+        assert conv_scratch_bytes(shape, host()) < 1 << 20, conv_plan(shape, host())
