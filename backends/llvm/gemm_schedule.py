@@ -28,6 +28,7 @@ class Schedule:
         pack_b: B is packed into panels in scratch; else it is read where it is.
         partial: sums wait in scratch between passes over k.
         small_m: up to this many rows take the matrix-vector path (0: none do).
+        prefetch: tiles prefetch the next panel of a packed B.
         inline_epilogue: unroll the epilogue over the tile; else loop over the tile's rows.
     """
 
@@ -41,6 +42,7 @@ class Schedule:
     pack_b: bool
     partial: bool
     small_m: int
+    prefetch: bool
     inline_epilogue: bool
     element: str
 
@@ -105,7 +107,7 @@ def choose_schedule(
     if not scratch and b_layout not in ("packed", "rows"):
         raise ValueError(f"a product with B in {b_layout} needs scratch to pack it")
     small_m = mr // 2 if b_layout != "strided" and (m is None or m <= mr // 2) else 0
-    longest = target.l1_bytes // (nr * size)
+    longest = target.l1_bytes * 3 // 4 // (nr * size)
     kc = 0
     if scratch:
         kc = longest if k is None else _even_block(k, longest)
@@ -135,6 +137,7 @@ def choose_schedule(
         pack_b=pack_b,
         partial=partial,
         small_m=small_m,
+        prefetch=b_layout == "packed" and n is not None and k is not None and n * k * size > target.l2_bytes // 2,
         inline_epilogue=k is not None and k <= 128 and m is not None and n is not None,
         element=element,
     )
@@ -142,7 +145,7 @@ def choose_schedule(
 
 def _even_block(k: int, longest: int) -> int:
     """A block length near `longest` that divides k evenly where possible (a constant inner trip count)."""
-    if k <= longest * 5 // 4:
+    if k <= longest * 3 // 2:
         return max(k, 1)
     blocks = -(-k // longest)
     for count in (blocks, blocks + 1, blocks + 2):
