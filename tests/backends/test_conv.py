@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds_compiler.backends.llvm.builder import V
-from ds_compiler.backends.llvm.conv import ConvShape, conv_plan, conv_scratch_bytes, emit_conv, pack_conv_weight
+from ds_compiler.backends.llvm.conv import ConvShape, conv_scratch_bytes, emit_conv, pack_conv_weight
+from ds_compiler.backends.llvm.conv_plan import conv_plan
+from ds_compiler.backends.llvm.conv_transpose import (
+    conv_transpose_scratch_bytes,
+    emit_conv_transpose,
+    pack_conv_transpose_weight,
+)
 from ds_compiler.backends.llvm.target import host
-from tests.backends.windows import Kernel, Pair, convolve, output_size
+from tests.backends.windows import Kernel, Pair, convolve, convolve_transposed, output_size
 
 _F32 = np.finfo(np.float32).eps
 _Z = V("i64", "%unknown")
@@ -161,3 +167,58 @@ def test_scratch_is_bounded() -> None:
     for ci, co, kernel in [(3, 64, (7, 7)), (512, 512, (3, 3)), (2048, 2048, (3, 3)), (1, 64, (1, 1025))]:
         shape = _shape(ci, co, kernel, (1, 1), (1, 1), 1)
         assert conv_scratch_bytes(shape, host()) < 1 << 20, conv_plan(shape, host())
+
+
+@functools.cache
+def transpose_kernel(
+    ci: int, co: int, kernel: Pair, stride: Pair, dilation: Pair, groups: int, static: tuple[int, ...] | None
+) -> tuple[Kernel, ConvShape]:
+    shape = _shape(ci, co, kernel, stride, dilation, groups)
+
+    def emit(fb, target, sizes, x, w, scratch, task, tasks, epilogue):  # type: ignore[no-untyped-def]
+        real = replace(shape, n=sizes.n, h=sizes.h, w=sizes.w, oh=sizes.oh, ow=sizes.ow, pads=sizes.pads)
+        emit_conv_transpose(
+            fb, target, shape=real, x=x, w=w, task=task, tasks=tasks, scratch=scratch, epilogue=epilogue
+        )
+
+    scratch_bytes = conv_transpose_scratch_bytes(shape, host())
+    return Kernel(emit, co, static=static, scratch_bytes=scratch_bytes), shape
+
+
+_TRANSPOSED: list[tuple[int, int, Pair, Pair, Pair, int]] = [
+    (24, 10, (2, 2), (2, 2), (1, 1), 1),
+    (3, 17, (3, 3), (2, 2), (1, 1), 1),
+    (32, 16, (4, 4), (2, 2), (1, 1), 1),
+    (16, 5, (1, 5), (1, 3), (1, 1), 1),
+    (8, 24, (3, 2), (1, 2), (2, 3), 1),
+    (12, 8, (3, 3), (2, 1), (1, 1), 4),
+    (5, 3, (2, 1), (3, 2), (1, 1), 1),  # phases without a tap
+]
+
+
+@pytest.mark.parametrize("ci, co, kernel, stride, dilation, groups", _TRANSPOSED)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_transposed(
+    ci: int, co: int, kernel: Pair, stride: Pair, dilation: Pair, groups: int, data: st.DataObject
+) -> None:
+    n, h, w = data.draw(st.tuples(st.integers(1, 2), st.integers(1, 7), st.integers(1, 7)), "n, h, w")
+    pads = data.draw(st.tuples(*[st.integers(0, 2)] * 4), "pads")
+    more = data.draw(st.tuples(*[st.integers(0, s - 1) for s in stride]), "output padding")
+    tasks, static = data.draw(st.integers(1, 3), "tasks"), data.draw(st.sampled_from([False] * 9 + [True]), "static")
+    sizes = (h, w)
+    out = tuple(
+        max(0, (sizes[d] - 1) * stride[d] + more[d] + (kernel[d] - 1) * dilation[d] + 1 - pads[d] - pads[d + 2])
+        for d in range(2)
+    )
+    rng = np.random.default_rng(h * 16 + w)
+    x = rng.standard_normal((n, h, w, ci)).astype(np.float32)
+    weight = rng.standard_normal((ci, co // groups, *kernel)).astype(np.float32)
+    constants = (n, h, w, *out, *pads) if static else None
+    run, shape = transpose_kernel(ci, co, kernel, stride, dilation, groups, constants)
+    got = run(x, pack_conv_transpose_weight(weight, shape, host()), (out[0], out[1]), pads, tasks)
+    expected, scale = convolve_transposed(
+        x.astype(np.float64), weight.astype(np.float64), (out[0], out[1]), stride, dilation, (pads[0], pads[1]), groups
+    )
+    terms = ci // groups * kernel[0] * kernel[1]
+    assert (np.abs(got - expected) <= scale * _F32 * (terms + 1)).all()

@@ -64,6 +64,26 @@ def convolve(
     return results[0], results[1]
 
 
+def convolve_transposed(
+    x: Array, weight: Array, out: Pair, stride: Pair, dilation: Pair, pads: Pair, groups: int
+) -> tuple[Array, Array]:
+    """Transposed convolution with ``weight: [ci, co / groups, kh, kw]``, and the same sum of absolute values."""
+    n, h, w, ci = x.shape
+    _, cog, kh, kw = weight.shape
+    results = []
+    for values, by in ((x, weight), (np.abs(x), np.abs(weight))):
+        grouped = values.reshape(n, h, w, groups, ci // groups)
+        kernels = by.reshape(groups, ci // groups, cog, kh, kw)
+        terms = np.einsum("nhwgi,gioab->nhwabgo", grouped, kernels).reshape(n, h, w, kh, kw, groups * cog)
+        result = np.zeros((n, *out, groups * cog))
+        for i, j, a, b in np.ndindex(h, w, kh, kw):
+            row, column = i * stride[0] - pads[0] + a * dilation[0], j * stride[1] - pads[1] + b * dilation[1]
+            if 0 <= row < out[0] and 0 <= column < out[1]:
+                result[:, row, column] += terms[:, i, j, a, b]
+        results.append(result)
+    return results[0], results[1]
+
+
 @dataclass(frozen=True)
 class Sizes:
     """The sizes that may be run-time values, as i64 operands of the kernel under test."""
