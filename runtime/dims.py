@@ -27,6 +27,7 @@ _ARITHMETIC: Final = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)
 _COMPARISONS: Final = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 # Symbols come from model files, so they may be Python keywords or hold dots ("batch", "in", "x.1").
 _TOKEN: Final = re.compile(r"[^\W\d][\w.]*(\s*\()?")
+_ALPHABET: Final = re.compile(r"[\w. +\-*/%(),<>=!]*")
 _MAX_LENGTH: Final = 1 << 20
 
 
@@ -83,6 +84,9 @@ class _Evaluator:
 def _parse(text: str, positions: dict[str, int]) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise SizeError(f"size expression of {len(text)} characters is too long")
+
+    if not _ALPHABET.fullmatch(text):
+        raise SizeError(f"size expression {_shown(text)}: cannot be read")
 
     def substitute(match: re.Match[str]) -> str:
         token = match.group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import difflib
 import functools
+import operator
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -21,16 +22,16 @@ from ds_compiler.runtime.elf import LoadedObject
 from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError
 from ds_compiler.runtime.manifest import Manifest
 from ds_compiler.runtime.memory import ConstantBlock
-from ds_compiler.runtime.plan import OutputPlan, Plan, Planner, describe
+from ds_compiler.runtime.plan import ALIGNED_OUTPUT_BYTES, OutputPlan, Plan, Planner, describe
 from ds_compiler.runtime.workspace import Workspace
 
 Array = np.ndarray[Any, Any]
-
-#: From this size on an output starts on a cache line; below, the arithmetic costs more than split lines do.
-_ALIGNED_OUTPUT_BYTES: Final = 64 << 10
+Constants = ConstantBlock | bytes | bytearray | memoryview | Mapping[str, Array] | None
 
 _char_from: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 _addressof = ctypes.addressof
+_empty = np.empty
+_PROFILE: Final = int(Word.PROFILE)
 
 
 class KernelTime(NamedTuple):
@@ -63,7 +64,7 @@ class Executable:
         self,
         program: bytes,
         manifest: Manifest,
-        constants: ConstantBlock | bytes | bytearray | memoryview | Mapping[str, Array] | None = None,
+        constants: Constants = None,
         *,
         pool_object: bytes,
         threads: int | None = None,
@@ -72,7 +73,7 @@ class Executable:
         manifest.validate()
         self.manifest = manifest
         self._planner = Planner(manifest)
-        self._constants = _constant_block(manifest, constants)
+        self._constants = constant_block(manifest, constants)
         self._object = LoadedObject(program)
         self._main_address = self._object.address(abi.MAIN_SYMBOL)
         self._main = self._object.function(abi.MAIN_SYMBOL, None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
@@ -80,8 +81,8 @@ class Executable:
         self.threads = threads
         self._input_names = tuple(t.name for t in manifest.inputs)
         self._output_names = tuple(t.name for t in manifest.outputs)
-        input_dtypes = [dtype_of(t.dtype) for t in manifest.inputs]
-        self._checks = [(dtype, dtype.alignment - 1) for dtype in input_dtypes]
+        self._dtypes = [dtype_of(t.dtype) for t in manifest.inputs]
+        self._alignment_mask = max([dtype.alignment for dtype in self._dtypes], default=1) - 1
         self._late_outputs = self._planner.late_outputs
         self._idle: list[Workspace] = []
 
@@ -182,30 +183,26 @@ class Executable:
         return ", ".join(f"{t.name}: {t}" for t in self.manifest.inputs) or "none"
 
     def _execute(self, arrays: list[Any], out: Mapping[str, Array] | None, profile: int = 0) -> list[Array]:
-        # Written for its cost: a small model runs in less time than careless Python around it takes.
-        pointers: list[ctypes.c_int64 | int] = []
-        shapes = []
-        for index, (dtype, mask) in enumerate(self._checks):
-            array = arrays[index]
-            if type(array) is not np.ndarray or array.dtype is not dtype:
-                arrays[index] = array = self._converted(index, array)
-            try:
-                pointer = _addressof(_char_from(array))
-            except (TypeError, ValueError, BufferError):
-                pointer = -1  # read-only, empty, not contiguous, or of a type that buffers do not know
-            if pointer < 0 or pointer & mask:
-                arrays[index] = array = np.require(array, requirements=("C", "A"))
-                pointer = array.__array_interface__["data"][0]
-            pointers.append(pointer)
-            shapes.append(array.shape)
-        plan = self._planner.plan(tuple(shapes))
-
-        results: list[Any] = []
-        targets: list[ctypes.c_int64 | int] = []
-        for output in plan.outputs:
-            result = _new_output(output)
-            results.append(result)
-            targets.append(0 if result is None else _address(result))
+        # Written for its cost: a small model runs in less time than careless Python around it takes. The common case
+        # is tried first; whatever does not fit it (or raises on the way) is looked at one by one.
+        try:
+            pointers: list[Any] = [_addressof(_char_from(array)) for array in arrays]
+            fits = [array.dtype for array in arrays] == self._dtypes
+            fits = fits and not functools.reduce(operator.or_, pointers, 0) & self._alignment_mask
+        except (AttributeError, TypeError, ValueError, BufferError):
+            fits = False
+        if not fits:
+            arrays = [self._converted(index, array) for index, array in enumerate(arrays)]
+            pointers = [_address(array) for array in arrays]
+        plan = self._planner.plan(tuple([array.shape for array in arrays]))
+        if plan.small:
+            results: list[Any] = [_empty(shape, dtype) for shape, dtype in plan.small]
+        else:
+            results = [_new_output(output) for output in plan.outputs]
+        try:
+            targets: list[Any] = [_addressof(_char_from(array)) for array in results]
+        except (TypeError, ValueError, BufferError):
+            targets = [0 if array is None else _address(array) for array in results]
         if out:
             self._redirect(out, plan, arrays, results, targets)
 
@@ -217,7 +214,7 @@ class Executable:
             workspace.adapt(plan, self._threads)
         workspace.inputs[:] = pointers
         workspace.outputs[:] = targets
-        workspace.context[Word.PROFILE] = profile
+        workspace.context[_PROFILE] = profile
         if workspace.tasks == 1:
             self._main(workspace.address, 0, 1)
         else:
@@ -240,14 +237,14 @@ class Executable:
         return Workspace(*counts, self._constants.address, self._pool_code)
 
     def _converted(self, index: int, value: Any) -> Array:
-        """`value` as a plain array of input `index`'s element type, never changing a number."""
-        tensor, dtype = self.manifest.inputs[index], self._checks[index][0]
+        """`value` as a contiguous, aligned array of input `index`'s element type; no number is ever changed."""
+        tensor, dtype = self.manifest.inputs[index], self._dtypes[index]
         try:
             array = np.asarray(value)
         except (TypeError, ValueError) as error:
             raise InputError(f"input {tensor.name!r}: expected {tensor}, got {type(value).__name__}: {error}") from None
         if array.dtype == dtype:
-            return array if array.dtype is dtype else array.view(dtype)
+            return np.require(array, requirements=("C", "A"))
         got = describe(array.dtype, array.shape) if array.dtype.kind not in "OSU" else f"{type(value).__name__}[]"
         text = f"input {tensor.name!r}: expected {tensor}, got {got}"
         if array.dtype.kind in "OSU":
@@ -318,9 +315,12 @@ def check_machine(manifest: Manifest) -> None:
         )
 
 
-def _constant_block(
-    manifest: Manifest, constants: ConstantBlock | bytes | bytearray | memoryview | Mapping[str, Array] | None
-) -> ConstantBlock:
+def constant_block(manifest: Manifest, constants: Constants) -> ConstantBlock:
+    """The constant block that a manifest describes, from any of the forms in which constants may be given.
+
+    Raises:
+        LoadError: a constant is missing, or of another type or shape.
+    """
     size = manifest.constant_block_bytes()
     if isinstance(constants, Mapping):
         block, view = ConstantBlock.empty(size)
@@ -352,7 +352,7 @@ def _address(array: Array) -> int:
 def _new_output(output: OutputPlan) -> Array | None:
     if output.shape is None:
         return None
-    if output.nbytes < _ALIGNED_OUTPUT_BYTES:
+    if output.nbytes < ALIGNED_OUTPUT_BYTES:
         return np.empty(output.shape, output.dtype)
     raw = np.empty(output.nbytes + abi.ALIGNMENT, np.uint8)
     return np.ndarray(output.shape, output.dtype, raw, -_address(raw) % abi.ALIGNMENT)

@@ -40,6 +40,12 @@ class ConstantBlock:
     def __init__(self, address: int, size: int, owner: object) -> None:
         self.address, self.size, self._owner = address, size, owner
 
+    def view(self) -> memoryview:
+        """The block's bytes; valid while this object is alive."""
+        if not self.size:
+            return memoryview(b"")
+        return memoryview((ctypes.c_char * self.size).from_address(self.address)).cast("B")
+
     @staticmethod
     def empty(size: int) -> tuple[ConstantBlock, memoryview]:
         """A block to fill in, and the writable view to fill it through."""

@@ -19,6 +19,9 @@ from ds_compiler.runtime.manifest import Manifest, Tensor
 
 Shape = tuple[int, ...]
 
+#: From this size on an output starts on a cache line; below, the arithmetic costs more than split lines do.
+ALIGNED_OUTPUT_BYTES: Final = 64 << 10
+
 _MAX_PLANS: Final = 256
 _MAX_BYTES: Final = 1 << 47  # the address space of a process
 
@@ -40,12 +43,14 @@ class Plan:
     Attributes:
         symbols: value of each symbol; 0 where the program stores it itself.
         arena, scratch: bytes of the arena, and of scratch a task (a multiple of 64).
+        small: shape and type of all outputs when each is known and small; otherwise empty.
     """
 
     symbols: tuple[int, ...]
     outputs: tuple[OutputPlan, ...]
     arena: int
     scratch: int
+    small: tuple[tuple[Shape, np.dtype[np.generic]], ...]
 
 
 def describe(dtype: np.dtype[np.generic], shape: Sequence[int]) -> str:
@@ -124,7 +129,9 @@ class Planner:
             raise InputError(f"a size divides by zero for {self._bindings(symbols)}") from None
         if not 0 <= arena < _MAX_BYTES or not 0 <= scratch < _MAX_BYTES:
             raise InputError(f"the program would need {arena + scratch} bytes of memory for {self._bindings(symbols)}")
-        return Plan(symbols, outputs, arena, (scratch + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+        scratch = (scratch + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+        small = tuple((o.shape, o.dtype) for o in outputs if o.shape is not None and o.nbytes < ALIGNED_OUTPUT_BYTES)
+        return Plan(symbols, outputs, arena, scratch, small if len(small) == len(outputs) else ())
 
     def _check_inputs(self, shapes: tuple[Shape, ...], symbols: tuple[int, ...]) -> None:
         expected = iter(self._input_dims(symbols))
