@@ -69,8 +69,8 @@ def session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def median_time(run: Any, feeds: Inputs, seconds: float = 1.0) -> float:
-    """Median seconds of `run.run(None, feeds)` over about `seconds`, at least 5 calls, after 2 to warm up."""
+def call_times(run: Any, feeds: Inputs, seconds: float = 1.0) -> list[float]:
+    """Seconds of each `run.run(None, feeds)` over about `seconds`, at least 5 calls, after 2 to warm up."""
     for _ in range(2):
         run.run(None, feeds)
     times: list[float] = []
@@ -79,17 +79,24 @@ def median_time(run: Any, feeds: Inputs, seconds: float = 1.0) -> float:
         start = time.perf_counter()
         run.run(None, feeds)
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return times
 
 
 def print_onnxruntime_times(specs: Sequence[ModelSpec]) -> None:
-    """Milliseconds of onnxruntime for each model at its first size, with 1 and with 2 threads."""
+    """Milliseconds of onnxruntime for each model at its first size, with 1 and with 2 threads.
+
+    Best and median: with 2 threads they part where something else wants a core, since onnxruntime's threads
+    wait for each other by spinning.
+    """
     import onnxruntime
 
-    print(f"onnxruntime {onnxruntime.__version__}, median milliseconds a call")
-    print(f"{'model':24} {'size':38} {'1 thread':>10} {'2 threads':>10}")
+    print(f"onnxruntime {onnxruntime.__version__}, milliseconds a call: best / median")
+    print(f"{'model':24} {'size':38} {'1 thread':>19} {'2 threads':>19}")
     for spec in specs:
         path, feeds = spec.path(), spec.inputs()
-        times = [median_time(session(path, threads), feeds) * 1e3 for threads in (1, 2)]
+        columns = []
+        for threads in (1, 2):
+            times = call_times(session(path, threads), feeds)
+            columns.append(f"{min(times) * 1e3:9.3f}/{statistics.median(times) * 1e3:9.3f}")
         size = " ".join(f"{key}={value}" for key, value in spec.dims[0].items())
-        print(f"{spec.name:24} {size:38} {times[0]:10.3f} {times[1]:10.3f}", flush=True)
+        print(f"{spec.name:24} {size:38} {columns[0]:>19} {columns[1]:>19}", flush=True)
