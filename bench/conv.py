@@ -1,6 +1,6 @@
 """Convolutions of the CPU back end against onnxruntime's single Conv node, one thread, as a share of the FMA peak.
 
-    python -m bench.conv [--json out.json] [--rounds N] [--dynamic] [SHAPE ...]
+    python -m bench.conv [--json out.json] [--rounds N] [--dynamic] [--winograd] [SHAPE ...]
 
 A shape is ``HxW:CIxCO:KHxKW`` with optional ``:sN`` (stride), ``:gN`` (groups), ``:dN`` (dilation); padding is half
 the kernel. Each round times both engines in turn between two peak probes; rounds whose probes fall behind the best
@@ -30,6 +30,12 @@ from ds_compiler.backends.llvm.conv import conv_scratch_bytes, emit_conv, pack_c
 from ds_compiler.backends.llvm.depthwise import emit_depthwise, pack_depthwise_weight
 from ds_compiler.backends.llvm.target import host
 from ds_compiler.backends.llvm.window import ConvShape
+from ds_compiler.backends.llvm.winograd import (
+    emit_winograd,
+    pack_winograd_weight,
+    winograd_pays,
+    winograd_scratch_bytes,
+)
 from tests.backends.jit import compile_module
 
 SHAPES = [
@@ -107,7 +113,9 @@ def aligned(size: int) -> np.ndarray:
     return raw[first : first + size]
 
 
-def ours(case: Case, x: np.ndarray, weight: np.ndarray, dynamic: bool) -> tuple[Callable[[], None], np.ndarray]:
+def ours(
+    case: Case, x: np.ndarray, weight: np.ndarray, dynamic: bool, winograd: bool
+) -> tuple[Callable[[], None], np.ndarray]:
     """The compiled kernel as a call without arguments, and its output."""
     module = ModuleBuilder()
     names = ("n", "h", "width", "oh", "ow")
@@ -134,6 +142,9 @@ def ours(case: Case, x: np.ndarray, weight: np.ndarray, dynamic: bool) -> tuple[
     if case.groups == case.ci and case.ci > 1:
         packed, scratch_bytes = pack_depthwise_weight(weight, target.lanes("float")), 0
         emit_depthwise(fb, target, **common, epilogue=epilogue)  # type: ignore[arg-type]
+    elif winograd and winograd_pays(shape, target):
+        packed, scratch_bytes = pack_winograd_weight(weight, shape, target), winograd_scratch_bytes(shape, target)
+        emit_winograd(fb, target, **common, scratch=fb.args[3], epilogue=epilogue)  # type: ignore[arg-type]
     else:
         packed, scratch_bytes = pack_conv_weight(weight, shape, target), conv_scratch_bytes(shape, target)
         emit_conv(fb, target, **common, scratch=fb.args[3], epilogue=epilogue)  # type: ignore[arg-type]
@@ -177,7 +188,7 @@ def theirs(case: Case, x: np.ndarray, weight: np.ndarray) -> tuple[Callable[[], 
     return lambda: session.run_with_iobinding(binding), result.numpy
 
 
-def measure(text: str, rounds: int, probe: Callable[[], float], peak: float, dynamic: bool) -> Result:
+def measure(text: str, probe: Callable[[], float], peak: float, options: argparse.Namespace) -> Result:
     """Time one shape; `peak` is the best probe so far.
 
     Raises:
@@ -188,7 +199,7 @@ def measure(text: str, rounds: int, probe: Callable[[], float], peak: float, dyn
     x = rng.standard_normal((1, case.ci, *case.size), np.float32)
     weight = rng.standard_normal((case.co, case.ci // case.groups, *case.kernel), np.float32)
     start = time.perf_counter()
-    call, y = ours(case, x, weight, dynamic)
+    call, y = ours(case, x, weight, options.dynamic, options.winograd)
     compile_ms = (time.perf_counter() - start) * 1e3
     other, result = theirs(case, x, weight)
     call()
@@ -197,7 +208,7 @@ def measure(text: str, rounds: int, probe: Callable[[], float], peak: float, dyn
 
     repeat = max(1, int(1e8 // case.flops))
     samples: list[tuple[float, float, float]] = []
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         before, times = probe(), []
         for engine in (call, other):
             begin = time.perf_counter()
@@ -226,6 +237,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", default=SHAPES)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dynamic", action="store_true", help="height and width are run-time values")
+    parser.add_argument("--winograd", action="store_true", help="use F(4x4, 3x3) where it should pay")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     probe = peak_probe()
@@ -233,7 +245,7 @@ def main() -> None:
     print(f"FMA peak {peak / 1e9:.1f} GFLOP/s, {host().cpu}")
     print(f"{'shape':28} {'us':>9} {'GFLOP/s':>8} {'peak':>6} {'ort us':>9} {'peak':>6} {'ratio':>6} {'compile':>8}")
     for text in options.shapes:
-        r = measure(text, options.rounds, probe, peak, options.dynamic)
+        r = measure(text, probe, peak, options)
         results.append(r)
         print(
             f"{r.shape:28} {r.seconds * 1e6:9.1f} {r.gflops:8.1f} {r.share:6.1%} {r.onnxruntime_seconds * 1e6:9.1f} "

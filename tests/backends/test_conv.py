@@ -19,6 +19,12 @@ from ds_compiler.backends.llvm.conv_transpose import (
     pack_conv_transpose_weight,
 )
 from ds_compiler.backends.llvm.target import host
+from ds_compiler.backends.llvm.winograd import (
+    emit_winograd,
+    pack_winograd_weight,
+    winograd_pays,
+    winograd_scratch_bytes,
+)
 from tests.backends.windows import Kernel, Pair, convolve, convolve_transposed, output_size
 
 _F32 = np.finfo(np.float32).eps
@@ -222,3 +228,65 @@ def test_transposed(
     )
     terms = ci // groups * kernel[0] * kernel[1]
     assert (np.abs(got - expected) <= scale * _F32 * (terms + 1)).all()
+
+
+@functools.cache
+def winograd_kernel(ci: int, co: int, static: tuple[int, ...] | None) -> tuple[Kernel, ConvShape]:
+    shape = _shape(ci, co, (3, 3), (1, 1), (1, 1), 1)
+
+    def emit(fb, target, sizes, x, w, scratch, task, tasks, epilogue):  # type: ignore[no-untyped-def]
+        real = replace(shape, n=sizes.n, h=sizes.h, w=sizes.w, oh=sizes.oh, ow=sizes.ow, pads=sizes.pads)
+        emit_winograd(fb, target, shape=real, x=x, w=w, task=task, tasks=tasks, scratch=scratch, epilogue=epilogue)
+
+    return Kernel(emit, co, static=static, scratch_bytes=winograd_scratch_bytes(shape, host())), shape
+
+
+def check_winograd(x: np.ndarray, co: int, pads: tuple[int, ...], tasks: int, static: bool = False) -> np.ndarray:
+    n, h, w, ci = x.shape
+    out = output_size(h, 3, 1, 1, (pads[0], pads[2])), output_size(w, 3, 1, 1, (pads[1], pads[3]))
+    weight = np.random.default_rng(ci).standard_normal((co, ci, 3, 3)).astype(np.float32)
+    run, shape = winograd_kernel(ci, co, (n, h, w, *out, *pads) if static else None)
+    got = run(x, pack_winograd_weight(weight, shape, host()), out, pads, tasks)
+    expected, _ = convolve(x.astype(np.float64), weight.astype(np.float64), out, (1, 1), (1, 1), (pads[0], pads[1]), 1)
+    # Not bounded by an output's own sum: the rounding of a tile's largest terms reaches all its outputs.
+    # The standard deviation of an output is 3 sqrt(ci).
+    assert np.abs(got - expected).max(initial=0) <= 2e-5 * 3 * np.sqrt(ci)
+    return got
+
+
+@pytest.mark.parametrize("ci, co", [(16, 16), (21, 37), (40, 12)])
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_winograd(ci: int, co: int, data: st.DataObject) -> None:
+    n, h, w = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 15), st.integers(1, 15)), "n, h, w")
+    pads = data.draw(st.tuples(*[st.integers(0, 2)] * 4), "pads")
+    x = np.random.default_rng(h * 16 + w).standard_normal((n, h, w, ci)).astype(np.float32)
+    check_winograd(x, co, pads, data.draw(st.integers(1, 3), "tasks"))
+
+
+def test_winograd_blocks_and_tasks() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 37, 41, 24)).astype(np.float32)
+    runs = [check_winograd(x, 40, (1, 1, 1, 1), tasks, static=True) for tasks in (1, 2, 3)]
+    for other in runs[1:]:
+        np.testing.assert_array_equal(runs[0], other)
+
+
+def test_winograd_is_chosen_where_it_pays() -> None:
+    shape = _shape(64, 64, (3, 3), (1, 1), (1, 1), 1)
+    assert winograd_pays(shape, host())
+    assert not winograd_pays(replace(shape, stride=(2, 2)), host())
+    small = V("i64", "1")
+    assert not winograd_pays(replace(shape, n=small, oh=small, ow=small), host())
+    with pytest.raises(ValueError, match="must be 3x3"):
+        pack_winograd_weight(np.zeros((64, 64, 3, 3), np.float32), shape, host())
+        emit_winograd(
+            None,  # type: ignore[arg-type]
+            host(),
+            shape=replace(shape, groups=2),
+            x=small,
+            w=small,
+            task=small,
+            tasks=small,
+            scratch=small,
+            epilogue=lambda *_: None,
+        )
