@@ -8,13 +8,11 @@ Start reading at `abi` (what generated code and runtime agree on), then `executa
 `threads`, `elf` (the loader), `artifact` and `cache` (files).
 """
 
-from ds_compiler.runtime.cache import Cache
 from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError
 from ds_compiler.runtime.executable import Executable, KernelTime
 from ds_compiler.runtime.manifest import Constant, Constraint, Kernel, Manifest, Symbol, Tensor
 
 __all__ = [
-    "Cache",
     "Constant",
     "Constraint",
     "Executable",

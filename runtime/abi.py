@@ -65,9 +65,15 @@ WORKER_POOL: Final = 0
 WORKER_TASK: Final = 8
 WORKER_BYTES: Final = 16
 
-#: What the pool object exports: run(ptr pool, ptr ctx, ptr main); worker(ptr arg) -> ptr, a pthread start
-#: routine; ticks() -> i64, the cycle counter that profiles use; alloc(i64) -> ptr.
-POOL_SYMBOLS: Final = ("dsc_run", "dsc_worker", "dsc_ticks", "dsc_alloc")
+#: What the pool object exports:
+#: run(ptr pool, ptr ctx, ptr main); worker(ptr arg) -> ptr, a pthread start routine; ticks() -> i64, the cycle counter
+#: that profiles use; alloc(i64 bytes) -> ptr; addresses(ptr list, i64 count, i64 mask, ptr out, ptr python) -> i64,
+#: which stores the address of each array in a Python list's first `count` items and stops at the first that is not
+#: contiguous or has a bit of `mask` in its address (the result is how many it stored). `python` points to the addresses
+#: of the functions in `PYTHON_FUNCTIONS`; the caller holds the interpreter lock.
+POOL_SYMBOLS: Final = ("dsc_run", "dsc_worker", "dsc_ticks", "dsc_alloc", "dsc_addresses")
+PYTHON_FUNCTIONS: Final = ("PyList_GetItem", "PyObject_GetBuffer", "PyBuffer_Release", "PyErr_Clear")
+PY_BUFFER_BYTES: Final = 96  # Python's Py_buffer takes 80 and begins with the address
 
 
 class Status(IntEnum):

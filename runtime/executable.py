@@ -31,6 +31,7 @@ Constants = ConstantBlock | bytes | bytearray | memoryview | Mapping[str, Array]
 _char_from: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 _addressof = ctypes.addressof
 _empty = np.empty
+_shape = operator.attrgetter("shape")
 _PROFILE: Final = int(Word.PROFILE)
 
 
@@ -82,7 +83,8 @@ class Executable:
         self._input_names = tuple(t.name for t in manifest.inputs)
         self._output_names = tuple(t.name for t in manifest.outputs)
         self._dtypes = [dtype_of(t.dtype) for t in manifest.inputs]
-        self._alignment_mask = max([dtype.alignment for dtype in self._dtypes], default=1) - 1
+        self._mask = max([dtype.alignment for dtype in self._dtypes], default=1) - 1
+        self._addresses, self._python = self._pool_code.addresses, self._pool_code.python
         self._late_outputs = self._planner.late_outputs
         self._idle: list[Workspace] = []
 
@@ -97,7 +99,7 @@ class Executable:
             InputError: names, element types or shapes do not match.
             ExecutionError: a check inside of the program failed.
         """
-        if len(inputs) == 1 and not named and isinstance(inputs[0], Mapping):
+        if len(inputs) == 1 and not named and (type(inputs[0]) is dict or isinstance(inputs[0], Mapping)):
             arrays = self._by_name(inputs[0])
         elif inputs:
             if named or len(inputs) != len(self._input_names):
@@ -186,39 +188,38 @@ class Executable:
         # Written for its cost: a small model runs in less time than careless Python around it takes. The common case
         # is tried first; whatever does not fit it (or raises on the way) is looked at one by one.
         try:
-            pointers: list[Any] = [_addressof(_char_from(array)) for array in arrays]
             fits = [array.dtype for array in arrays] == self._dtypes
-            fits = fits and not functools.reduce(operator.or_, pointers, 0) & self._alignment_mask
-        except (AttributeError, TypeError, ValueError, BufferError):
+            shapes = tuple(map(_shape, arrays))
+        except (AttributeError, TypeError):
             fits = False
         if not fits:
             arrays = [self._converted(index, array) for index, array in enumerate(arrays)]
-            pointers = [_address(array) for array in arrays]
-        plan = self._planner.plan(tuple([array.shape for array in arrays]))
+            shapes = tuple(map(_shape, arrays))
+        plan = self._planner.plan(shapes)
         if plan.small:
             results: list[Any] = [_empty(shape, dtype) for shape, dtype in plan.small]
         else:
             results = [_new_output(output) for output in plan.outputs]
-        try:
-            targets: list[Any] = [_addressof(_char_from(array)) for array in results]
-        except (TypeError, ValueError, BufferError):
-            targets = [0 if array is None else _address(array) for array in results]
         if out:
-            self._redirect(out, plan, arrays, results, targets)
+            self._redirect(out, plan, arrays, results)
 
         try:
-            workspace = self._idle.pop()
+            workspace = self._idle.pop()  # taken and given back in one step each: no lock among calling threads
         except IndexError:
             workspace = self._new_workspace()
-        if workspace.plan is not plan or workspace.tasks != self._threads:
-            workspace.adapt(plan, self._threads)
-        workspace.inputs[:] = pointers
-        workspace.outputs[:] = targets
+        tasks = self._threads
+        if workspace.plan is not plan or workspace.tasks != tasks:
+            workspace.adapt(plan, tasks)
+        everything = arrays + results
+        count = len(everything)
+        if self._addresses(everything, count, self._mask, workspace.pointers_address, self._python) != count:
+            arrays = [self._converted(index, array) for index, array in enumerate(arrays)]
+            workspace.pointers[:] = [0 if array is None else _address(array) for array in arrays + results]
         workspace.context[_PROFILE] = profile
-        if workspace.tasks == 1:
+        if tasks == 1:
             self._main(workspace.address, 0, 1)
         else:
-            pools.pool(self._pool_code, workspace.tasks).run(workspace.address, self._main_address)
+            pools.pool(self._pool_code, tasks).run(workspace.address, self._main_address)
         try:
             if workspace.status.value:
                 # The workspace is dropped with its barrier, which tasks may have left in the middle.
@@ -227,7 +228,7 @@ class Executable:
                 self._collect_late(plan, workspace, results)
         finally:
             for index in self._late_outputs:
-                _libc_free()(workspace.outputs[index])
+                _libc_free()(workspace.pointers[len(arrays) + index])
         self._idle.append(workspace)
         return results
 
@@ -253,14 +254,7 @@ class Executable:
             raise InputError(f"{text} in foreign byte order; convert it with .astype(array.dtype.newbyteorder('='))")
         raise InputError(f"{text}; convert it with .astype({dtype.name!r}) if that is what you mean")
 
-    def _redirect(
-        self,
-        out: Mapping[str, Array],
-        plan: Plan,
-        inputs: list[Array],
-        results: list[Any],
-        targets: list[ctypes.c_int64 | int],
-    ) -> None:
+    def _redirect(self, out: Mapping[str, Array], plan: Plan, inputs: list[Array], results: list[Any]) -> None:
         """Let outputs go to the caller's arrays."""
         used: list[Array] = []
         for name, array in out.items():
@@ -279,12 +273,12 @@ class Executable:
                 if np.may_share_memory(array, other):
                     raise InputError(f"out {name!r}: the array shares memory with an input or another output")
             used.append(array)
-            results[index], targets[index] = array, _address(array)
+            results[index] = array
 
     def _collect_late(self, plan: Plan, workspace: Workspace, results: list[Any]) -> None:
         """Copy outputs that the program has allocated itself into arrays."""
         for index in self._late_outputs:
-            output, address = plan.outputs[index], workspace.outputs[index]
+            output, address = plan.outputs[index], workspace.pointers[len(self._dtypes) + index]
             shape = self._planner.late_shape(index, list(workspace.symbols))
             if min(shape, default=0) < 0:
                 raise ExecutionError(f"output {output.name!r}: the program computed the shape {shape}")

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ds_compiler.runtime import abi
 from ds_compiler.runtime.elf import LoadedObject, process_symbol
@@ -39,6 +39,8 @@ class PoolCode:
     ticks: Callable[[], int]
     worker: int
     alloc: int
+    addresses: Callable[[list[Any], int, int, int, int], int]
+    python: int
     ticks_per_second: float
 
 
@@ -106,6 +108,9 @@ class ThreadPool:
         self._threads = []
 
 
+_python_functions = (ctypes.c_void_p * len(abi.PYTHON_FUNCTIONS))(
+    *[ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value for name in abi.PYTHON_FUNCTIONS]
+)
 _creation = threading.Lock()
 _pools: dict[int, ThreadPool] = {}
 _code: PoolCode | None = None
@@ -133,11 +138,21 @@ def pool_code(pool_object: bytes) -> PoolCode:
     if _code is None:
         loaded = LoadedObject(pool_object)
         ticks = loaded.function("dsc_ticks", ctypes.c_int64)
-        run = loaded.function("dsc_run", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-        worker, alloc = loaded.address("dsc_worker"), loaded.address("dsc_alloc")
+        pointer, i64 = ctypes.c_void_p, ctypes.c_int64
+        # PYFUNCTYPE: unlike all others, this one is called with the interpreter lock held.
+        kind = ctypes.PYFUNCTYPE(i64, ctypes.py_object, i64, i64, pointer, pointer)
         with _creation:
             if _code is None:
-                _code = PoolCode(loaded, run, ticks, worker, alloc, _calibrate(ticks))
+                _code = PoolCode(
+                    loaded,
+                    loaded.function("dsc_run", None, pointer, pointer, pointer),
+                    ticks,
+                    loaded.address("dsc_worker"),
+                    loaded.address("dsc_alloc"),
+                    kind(loaded.address("dsc_addresses")),
+                    ctypes.addressof(_python_functions),
+                    _calibrate(ticks),
+                )
     return _code
 
 

@@ -12,11 +12,14 @@ from ds_compiler.runtime.threads import PoolCode, required_symbol
 
 
 class Workspace:
-    """Made once for each call that runs at the same time as others, then reused; it grows and never shrinks."""
+    """Made once for each call that runs at the same time as others, then reused; it grows and never shrinks.
+
+    `pointers` holds the data pointers of the inputs, then those of the outputs.
+    """
 
     def __init__(self, inputs: int, outputs: int, symbols: int, constants: int, code: PoolCode) -> None:
-        self.inputs = (ctypes.c_int64 * inputs)()
-        self.outputs = (ctypes.c_int64 * outputs)()
+        self.pointers = (ctypes.c_int64 * (inputs + outputs))()
+        self.pointers_address = ctypes.addressof(self.pointers)
         self.symbols = (ctypes.c_int64 * symbols)()
         self.status = ctypes.c_int64(0)
         # The context shares a page with the barrier: both are on cache lines of their own.
@@ -27,8 +30,8 @@ class Workspace:
         self.plan: Plan | None = None
         self.tasks = 0
         words = self.context
-        words[Word.INPUTS] = ctypes.addressof(self.inputs)
-        words[Word.OUTPUTS] = ctypes.addressof(self.outputs)
+        words[Word.INPUTS] = self.pointers_address
+        words[Word.OUTPUTS] = self.pointers_address + 8 * inputs
         words[Word.CONSTANTS] = constants
         words[Word.SYMBOLS] = ctypes.addressof(self.symbols)
         words[Word.BARRIER] = self._fixed.address

@@ -130,6 +130,47 @@ define ptr @dsc_alloc(i64 %bytes) nounwind {{
   %p = call ptr @aligned_alloc(i64 {abi.ALIGNMENT}, i64 %rounded)
   ret ptr %p
 }}"""
+    # Through Python's buffer protocol, as C extensions do it: a contiguous buffer is asked for (flags 0), its address
+    # noted, and the buffer released; the caller keeps the arrays alive. From Python this takes 0.4 us an array.
+    module.functions["dsc_addresses"] = f"""\
+define i64 @dsc_addresses(ptr %list, i64 %count, i64 %mask, ptr %out, ptr %python) nounwind {{
+entry:
+  %view = alloca [{abi.PY_BUFFER_BYTES} x i8], align 16
+  %item.at = getelementptr ptr, ptr %python, i64 0
+  %get.at = getelementptr ptr, ptr %python, i64 1
+  %release.at = getelementptr ptr, ptr %python, i64 2
+  %clear.at = getelementptr ptr, ptr %python, i64 3
+  %item = load ptr, ptr %item.at, align 8
+  %get = load ptr, ptr %get.at, align 8
+  %release = load ptr, ptr %release.at, align 8
+  %clear = load ptr, ptr %clear.at, align 8
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %good ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %body, label %done
+body:
+  %object = call ptr %item(ptr %list, i64 %i)
+  %failed = call i32 %get(ptr %object, ptr %view, i32 0)
+  %ok = icmp eq i32 %failed, 0
+  br i1 %ok, label %got, label %error
+error:
+  call void %clear()
+  br label %done
+got:
+  %address = load i64, ptr %view, align 8
+  call void %release(ptr %view)
+  %low = and i64 %address, %mask
+  %aligned = icmp eq i64 %low, 0
+  br i1 %aligned, label %good, label %done
+good:
+  %to = getelementptr i64, ptr %out, i64 %i
+  store i64 %address, ptr %to, align 8
+  %next = add i64 %i, 1
+  br label %head
+done:
+  ret i64 %i
+}}"""
     module.functions["dsc_run"] = f"""\
 define void @dsc_run(ptr %pool, ptr %ctx, ptr %main) nounwind {{
 entry:

@@ -68,6 +68,17 @@ def test_inputs_are_made_contiguous_and_aligned() -> None:
     np.testing.assert_array_equal(executable(shifted)["y"], expected(base))
 
 
+def test_whatever_holds_the_right_elements_will_do() -> None:
+    executable = load(four_in_two_out())
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    subclass = x.view(np.matrix)
+    memory = memoryview(x)
+    for value in (subclass, memory, x.T.T, np.asfortranarray(x)):
+        np.testing.assert_array_equal(executable(value, x, x, value)["a"], 2 * x)
+    torch_like = type("TorchLike", (), {"dtype": "torch.float32", "shape": (2, 2), "__array__": lambda *_, **__: x})()
+    np.testing.assert_array_equal(executable(torch_like, x, x, x)["a"], 2 * x)
+
+
 def test_outputs_are_fresh_and_large_ones_aligned() -> None:
     executable = load(reverse_scaled(), {"c": C})
     x = np.ones(100_000, np.float32)
