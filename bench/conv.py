@@ -1,11 +1,12 @@
 """Convolutions of the CPU back end against onnxruntime's single Conv node, one thread, as a share of the FMA peak.
 
-    python -m bench.conv [--json out.json] [--rounds N] [--dynamic] [--winograd] [SHAPE ...]
+    python -m bench.conv [--json out.json] [--rounds N] [--dynamic] [--direct] [SHAPE ...]
 
 A shape is ``HxW:CIxCO:KHxKW`` with optional ``:sN`` (stride), ``:gN`` (groups), ``:dN`` (dilation); padding is half
 the kernel. Each round times both engines in turn between two peak probes; rounds whose probes fall behind the best
 are dropped (a shared core), and medians of the rest are reported. onnxruntime's time includes what it does to one
-node alone: it gets channels first, and may reorder to its blocked layout and back.
+node alone: it gets channels first, and may reorder to its blocked layout and back. GFLOP/s count the direct sum,
+so Winograd's exceed the peak.
 """
 
 from __future__ import annotations
@@ -26,16 +27,9 @@ from onnx import TensorProto, helper
 
 from bench.gemm import peak_probe
 from ds_compiler.backends.llvm.builder import FunctionBuilder, ModuleBuilder, V
-from ds_compiler.backends.llvm.conv import conv_scratch_bytes, emit_conv, pack_conv_weight
-from ds_compiler.backends.llvm.depthwise import emit_depthwise, pack_depthwise_weight
+from ds_compiler.backends.llvm.convolution import choose
 from ds_compiler.backends.llvm.target import host
 from ds_compiler.backends.llvm.window import ConvShape
-from ds_compiler.backends.llvm.winograd import (
-    emit_winograd,
-    pack_winograd_weight,
-    winograd_pays,
-    winograd_scratch_bytes,
-)
 from tests.backends.jit import compile_module
 
 SHAPES = [
@@ -138,16 +132,18 @@ def ours(
         else:
             fb.masked_store(value, at, mask)
 
-    common = {"shape": shape, "x": fb.args[0], "w": fb.args[1], "task": fb.i64(0), "tasks": fb.i64(1)}
-    if case.groups == case.ci and case.ci > 1:
-        packed, scratch_bytes = pack_depthwise_weight(weight, target.lanes("float")), 0
-        emit_depthwise(fb, target, **common, epilogue=epilogue)  # type: ignore[arg-type]
-    elif winograd and winograd_pays(shape, target):
-        packed, scratch_bytes = pack_winograd_weight(weight, shape, target), winograd_scratch_bytes(shape, target)
-        emit_winograd(fb, target, **common, scratch=fb.args[3], epilogue=epilogue)  # type: ignore[arg-type]
-    else:
-        packed, scratch_bytes = pack_conv_weight(weight, shape, target), conv_scratch_bytes(shape, target)
-        emit_conv(fb, target, **common, scratch=fb.args[3], epilogue=epilogue)  # type: ignore[arg-type]
+    convolution = choose(shape, target, winograd=winograd)
+    packed, scratch_bytes = convolution.pack(weight), convolution.scratch_bytes()
+    convolution.emit(
+        fb,
+        shape=shape,
+        x=fb.args[0],
+        w=fb.args[1],
+        task=fb.i64(0),
+        tasks=fb.i64(1),
+        scratch=fb.args[3],
+        epilogue=epilogue,
+    )
     fb.ret()
     fb.finish()
     function = compile_module(module.text()).function("f", [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5)
@@ -199,7 +195,7 @@ def measure(text: str, probe: Callable[[], float], peak: float, options: argpars
     x = rng.standard_normal((1, case.ci, *case.size), np.float32)
     weight = rng.standard_normal((case.co, case.ci // case.groups, *case.kernel), np.float32)
     start = time.perf_counter()
-    call, y = ours(case, x, weight, options.dynamic, options.winograd)
+    call, y = ours(case, x, weight, options.dynamic, not options.direct)
     compile_ms = (time.perf_counter() - start) * 1e3
     other, result = theirs(case, x, weight)
     call()
@@ -237,7 +233,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", default=SHAPES)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dynamic", action="store_true", help="height and width are run-time values")
-    parser.add_argument("--winograd", action="store_true", help="use F(4x4, 3x3) where it should pay")
+    parser.add_argument("--direct", action="store_true", help="no Winograd")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     probe = peak_probe()

@@ -15,7 +15,7 @@ from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.window import ConvShape, Epilogue, WindowBody, emit_windows
 
 
-def pack_depthwise_weight(w: NDArray[np.floating], lanes: int) -> NDArray[np.floating]:
+def pack_depthwise_weight(w: NDArray[np.generic], lanes: int) -> NDArray[np.generic]:
     """Reorder ``[c * m, 1, kh, kw]`` to ``[kh * kw, c * m rounded up to whole vectors]``, zeros at the end.
 
     Raises:

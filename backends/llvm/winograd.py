@@ -95,7 +95,7 @@ def winograd_pays(shape: ConvShape, target: Target) -> bool:
     return 1.1 * (max(products, weights) + transforms) < pixels * 9 * shape.ci * shape.co / rate
 
 
-def pack_winograd_weight(w: NDArray[np.float32], shape: ConvShape, target: Target) -> NDArray[np.float32]:
+def pack_winograd_weight(w: NDArray[np.generic], shape: ConvShape, target: Target) -> NDArray[np.generic]:
     """Transform ``[co, ci, 3, 3]`` to ``[panels, 36, ci, nv * lanes]``, computed in double precision.
 
     Raises:
@@ -109,9 +109,11 @@ def pack_winograd_weight(w: NDArray[np.float32], shape: ConvShape, target: Targe
     for i, point in enumerate(points):
         g[i] = np.power(point, range(3)) / math.prod(point - other for other in points if other != point)
     g[-1, 2] = 1.0
-    transformed = np.einsum("ia,ocab,jb->ijco", g, w.astype(np.float64), g).reshape(_POSITIONS, shape.ci, shape.co)
+    transformed = np.einsum("ia,ocab,jb->ijco", g, w.astype(np.float64), g, optimize=True).reshape(
+        _POSITIONS, shape.ci, shape.co
+    )
     packed = pack_b(transformed.astype(np.float32), winograd_plan(shape, target).width)
-    return np.ascontiguousarray(packed.swapaxes(0, 1)).astype(np.float32, copy=False)
+    return np.ascontiguousarray(packed.swapaxes(0, 1))
 
 
 def winograd_scratch_bytes(shape: ConvShape, target: Target) -> int:

@@ -18,7 +18,8 @@ from ds_compiler.backends.llvm.conv_transpose import (
     emit_conv_transpose,
     pack_conv_transpose_weight,
 )
-from ds_compiler.backends.llvm.target import host
+from ds_compiler.backends.llvm.convolution import choose
+from ds_compiler.backends.llvm.target import host, parse_target
 from ds_compiler.backends.llvm.winograd import (
     emit_winograd,
     pack_winograd_weight,
@@ -290,3 +291,39 @@ def test_winograd_is_chosen_where_it_pays() -> None:
             scratch=small,
             epilogue=lambda *_: None,
         )
+
+
+def test_choice_of_algorithm() -> None:
+    target = host()
+    dense = _shape(64, 64, (3, 3), (1, 1), (1, 1), 1)
+    assert choose(dense, target).algorithm == "winograd"
+    assert choose(dense, target, winograd=False).algorithm == "product"
+    assert choose(dense, target, element="double").algorithm == "product"
+    assert choose(dense, target, transposed=True).algorithm == "transposed"
+    assert choose(replace(dense, groups=64), target).algorithm == "depthwise"
+    assert choose(replace(dense, groups=2), target).algorithm == "product"
+
+
+@pytest.mark.parametrize(
+    "groups, transposed, winograd", [(1, False, True), (1, False, False), (24, False, True), (1, True, True)]
+)
+@pytest.mark.parametrize("level", ["x86-64", "x86-64-v2", "x86-64-v3"])
+def test_chosen_algorithm_on_other_targets(level: str, groups: int, transposed: bool, winograd: bool) -> None:
+    target, size = parse_target(level), 24
+    if target.vector_bits > host().vector_bits:
+        pytest.skip(f"this machine does not run {level}")
+    shape = _shape(size, size, (3, 3), (1, 1), (1, 1), groups, (1, 1, 1, 1))
+    convolution = choose(shape, target, transposed=transposed, winograd=winograd)
+
+    def emit(fb, target, sizes, x, w, scratch, task, tasks, epilogue):  # type: ignore[no-untyped-def]
+        real = replace(shape, n=sizes.n, h=sizes.h, w=sizes.w, oh=sizes.oh, ow=sizes.ow)
+        convolution.emit(fb, shape=real, x=x, w=w, task=task, tasks=tasks, scratch=scratch, epilogue=epilogue)
+
+    run = Kernel(emit, size, scratch_bytes=convolution.scratch_bytes(), target=target)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 9, 11, size)).astype(np.float32)
+    weight = rng.standard_normal((size, size // groups, 3, 3)).astype(np.float32)
+    got = run(x, convolution.pack(weight), (9, 11), (1, 1, 1, 1), 2)
+    reference = convolve_transposed if transposed else convolve
+    expected, _ = reference(x.astype(np.float64), weight.astype(np.float64), (9, 11), (1, 1), (1, 1), (1, 1), groups)
+    assert np.abs(got - expected).max() <= 2e-5 * 3 * np.sqrt(size // groups)
