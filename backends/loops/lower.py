@@ -298,7 +298,9 @@ class Lowering:
         free = frozenset[Axis]().union(*(i.axes for i in point))
         outside = free - set(self.outer) - set(self.inner)
         if outside or free & set(self.inner):
-            raise CompileError("a reduction inside a kernel must run along the kernel's inner axes", location=op.location)
+            raise CompileError(
+                "a reduction inside a kernel must run along the kernel's inner axes", location=op.location
+            )
         match op:
             case Reduce() | ArgReduce():
                 axes = op.axes if isinstance(op, Reduce) else (op.axis,)
@@ -315,7 +317,9 @@ class Lowering:
             case DotGeneral():
                 nb, nl = len(op.lhs_batch), len(op.lhs_free)
                 inner = self._inner_axes([op.lhs.type.shape[a] for a in op.lhs_contract])
-                lhs = _place(op.lhs.type.rank, (*op.lhs_batch, *op.lhs_free, *op.lhs_contract), (*point[: nb + nl], *inner))
+                lhs = _place(
+                    op.lhs.type.rank, (*op.lhs_batch, *op.lhs_free, *op.lhs_contract), (*point[: nb + nl], *inner)
+                )
                 rhs = _place(
                     op.rhs.type.rank,
                     (*op.rhs_batch, *op.rhs_contract, *op.rhs_free),
@@ -501,7 +505,9 @@ def _lower_outputs(lowering: Lowering, block: Block, outputs: list[Value], first
     for number, output in enumerate(outputs):
         point_ = _match_point(output.type.shape, reduction, kept_point, full)
         if point_ is None:
-            raise CompileError(f"result {output.type} does not follow the kernel's axes {kept}", location=reduction.location)
+            raise CompileError(
+                f"result {output.type} does not follow the kernel's axes {kept}", location=reduction.location
+            )
         at, inner = point_
         pending.append((number, output, at, inner))
     for number, output, at, inner in pending:
@@ -517,7 +523,9 @@ def _first_reduction(block: Block) -> Reduce | ArgReduce | ReduceWindow | DotGen
     return None
 
 
-def _full_point(lowering: Lowering, op: Reduce | ArgReduce | ReduceWindow | DotGeneral) -> tuple[tuple[Dim, ...], Point] | None:
+def _full_point(
+    lowering: Lowering, op: Reduce | ArgReduce | ReduceWindow | DotGeneral
+) -> tuple[tuple[Dim, ...], Point] | None:
     """Shape and point of a reduction's operand, which outputs of full shape share."""
     if isinstance(op, Reduce | ArgReduce):
         return op.operand.type.shape, lowering.visited[op.operand]

@@ -1,0 +1,408 @@
+"""Loop nests as LLVM code: task split, loop order, vector axis, reductions.
+
+Two schedules. *Row*: the vector axis is the innermost inner axis, reductions keep several vector accumulators and
+finish horizontally (softmax over the last axis). *Column*: the vector axis is the innermost outer axis, so every lane
+is an outer point of its own (an elementwise kernel, or a reduction over leading axes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ds_compiler.backends.llvm import scalars
+from ds_compiler.backends.llvm.body import Body
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V, constant, vector_of
+from ds_compiler.backends.llvm.target import Target
+from ds_compiler.backends.loops.collapse import indices_of
+from ds_compiler.backends.loops.ir import Axis, Index, Nest, Node, Reduction, Running, Step, Store, step_nodes, walk
+from ds_compiler.ir.dims import Dim
+from ds_compiler.ir.dtypes import DType
+from ds_compiler.ops.reduction import identity
+
+_CHUNK = 4096  # elements of the vector axis that are one unit of work, for a kernel without reductions
+_UNROLL = 4  # vectors in flight in a reduction
+
+
+def task_range(fb: FunctionBuilder, items: V, task: V, tasks: V) -> tuple[V, V]:
+    """This task's share [first, last) of `items`."""
+    if items.ref == "1":  # task 0 does it
+        mine = fb.cast("zext", fb.icmp("eq", task, fb.i64(0)), "i64")
+        return fb.i64(0), mine
+    first = fb.sdiv(fb.mul(items, task), tasks)
+    last = fb.sdiv(fb.mul(items, fb.add(task, fb.i64(1))), tasks)
+    return first, last
+
+
+def emit_nest(body: Body, nest: Nest, target: Target, task: V, tasks: V) -> None:
+    """Emit this task's share of a nest."""
+    emitter = _Emitter(body, nest, target)
+    if nest.serial or any(isinstance(s, Running) for s in nest.steps):
+        emitter.scalar(task, tasks)
+    elif emitter.row_major():
+        emitter.rows(task, tasks)
+    else:
+        emitter.columns(task, tasks)
+
+
+class _Emitter:
+    def __init__(self, body: Body, nest: Nest, target: Target) -> None:
+        self.body, self.nest, self.fb = body, nest, body.fb
+        self.lanes = target.lanes("float")
+        self.indices = indices_of(nest)
+
+    # -- choices -------------------------------------------------------------------------------
+    def row_major(self) -> bool:
+        """Whether to vectorise along the inner axes."""
+        nest = self.nest
+        if not nest.inner:
+            return False
+        if any(isinstance(s, Reduction) and s.argument for s in nest.steps) or not nest.outer:
+            return not nest.outer or self._contiguity(nest.inner[-1]) >= self._contiguity(nest.outer[-1])
+        return self._contiguity(nest.inner[-1]) >= self._contiguity(nest.outer[-1])
+
+    def _contiguity(self, axis: Axis) -> int:
+        score = 0
+        for index in self.indices:
+            step = index.coefficient(axis)
+            score += 1 if step == 1 else -1 if step != 0 or axis in index.axes else 0
+        if isinstance(axis.extent, int) and axis.extent < self.lanes:
+            score -= 2
+        return score
+
+    # -- loops over outer points ---------------------------------------------------------------
+    def _items(self, axes: Sequence[Axis], extra: V, task: V, tasks: V, visit: Callable[[V], None]) -> None:
+        """Loop over this task's outer points; `extra` more units a point, the unit's number going to `visit`."""
+        fb, body = self.fb, self.body
+        extents = [body.size(a.extent) for a in axes] + [extra]
+        total = fb.i64(1)
+        for extent in extents:
+            total = fb.mul(total, extent)
+        first, last = task_range(fb, total, task, tasks)
+        if total.ref == "1":
+            with fb.loop(first, last), body.scope():
+                for axis in axes:
+                    body.axes[axis] = fb.i64(0)
+                visit(fb.i64(0))
+            return
+        # Positions advance like an odometer: no division inside the loop.
+        start: list[V] = []
+        rest = first
+        for extent in reversed(extents):
+            safe = extent if extent.ref.lstrip("-").isdigit() and extent.ref != "0" else fb.smax(extent, fb.i64(1))
+            start.append(fb.srem(rest, safe))
+            rest = fb.sdiv(rest, safe)
+        start.reverse()
+        moving = [n for n, e in enumerate(extents) if e.ref != "1"]
+        with fb.loop(first, last, carried=[start[n] for n in moving]) as loop, body.scope():
+            now = dict(zip(moving, loop.carried))
+            for n, axis in enumerate(axes):
+                body.axes[axis] = now.get(n, fb.i64(0))
+            visit(now.get(len(axes), fb.i64(0)))
+            following: list[V] = []
+            carry: V | None = None
+            for n in reversed(moving):
+                step = fb.i64(1) if carry is None else carry
+                moved = fb.add(now[n], step)
+                wraps = fb.icmp("eq", moved, extents[n])
+                following.append(fb.select(wraps, fb.i64(0), moved))
+                carry = fb.cast("zext", wraps, "i64")
+            loop.carry(*reversed(following))
+
+    def _nested(
+        self, axes: Sequence[Axis], carried: Sequence[V], innermost: Callable[[Sequence[V]], Sequence[V]]
+    ) -> list[V]:
+        """Loops over `axes`, threading loop-carried values through them to `innermost`; their final values."""
+        if not axes:
+            return list(innermost(carried))
+        fb, body = self.fb, self.body
+        with fb.loop(fb.i64(0), body.size(axes[0].extent), carried=carried, hint="inner") as loop, body.scope():
+            body.axes[axes[0]] = loop.index
+            loop.carry(*self._nested(axes[1:], loop.carried, innermost))
+        return loop.results
+
+    # -- column schedule -----------------------------------------------------------------------
+    def columns(self, task: V, tasks: V) -> None:
+        """Lanes are consecutive points of the innermost outer axis."""
+        fb, body, nest = self.fb, self.body, self.nest
+        if not nest.outer:
+            self._items([], fb.i64(1), task, tasks, lambda _: self._point(None, fb.i64(0), 0, None))
+            return
+        axis = nest.outer[-1]
+        extent = body.size(axis.extent)
+        unroll = _UNROLL if nest.inner else 1
+        chunk = self.lanes * unroll if nest.inner else _CHUNK
+        chunks = fb.sdiv(fb.add(extent, fb.i64(chunk - 1)), fb.i64(chunk))
+        varying = frozenset([axis, *nest.inner])
+
+        def visit(unit: V) -> None:
+            first = fb.mul(unit, fb.i64(chunk))
+            last = fb.smin(fb.add(first, fb.i64(chunk)), extent)
+            self._hoist(nest.steps, varying)
+            step = self.lanes * unroll
+            at = first
+            if unroll > 1:
+                at = self._vector_loop(axis, at, last, step, unroll)
+            at = self._vector_loop(axis, at, last, self.lanes, 1)
+            if not self._divides(axis.extent):
+                left = fb.sub(last, at)
+                with fb.if_(fb.icmp("sgt", left, fb.i64(0))), body.scope():
+                    self._point(axis, at, 1, fb.lane_mask(left, self.lanes))
+
+        self._items(nest.outer[:-1], chunks, task, tasks, visit)
+
+    def _divides(self, extent: Dim) -> bool:
+        return isinstance(extent, int) and extent % self.lanes == 0
+
+    def _vector_loop(self, axis: Axis, first: V, last: V, step: int, unroll: int) -> V:
+        """Whole steps of [first, last); returns where the rest begins."""
+        fb = self.fb
+        count = fb.sdiv(fb.sub(last, first), fb.i64(step))
+        end = fb.add(first, fb.mul(count, fb.i64(step)))
+        with fb.loop(first, end, step, hint="vector") as loop, self.body.scope():
+            self._point(axis, loop.index, unroll, None)
+        return end
+
+    def _point(self, axis: Axis | None, at: V, groups: int, mask: V | None) -> None:
+        """All steps for `groups` adjacent vectors of outer points (axis None: one scalar outer point)."""
+        fb, body, nest = self.fb, self.body, self.nest
+        positions = [at] if axis is None else [fb.add(at, fb.i64(g * self.lanes)) for g in range(groups)]
+        lanes = 0 if axis is None else self.lanes
+        results: list[dict[int, V]] = [{} for _ in positions]
+
+        def each(visit: Callable[[int], None]) -> None:
+            for g, position in enumerate(positions):
+                body.reduced = results[g]
+                if axis is None:
+                    with body.scope():
+                        visit(g)
+                else:
+                    with body.lanes_at(axis, position, lanes, mask):
+                        visit(g)
+
+        for step in nest.steps:
+            match step:
+                case Reduction():
+                    self._reduce_columns(step, each, len(positions), lanes, results)
+                case Store():
+
+                    def write(_: Sequence[V], step: Store = step) -> Sequence[V]:
+                        each(lambda _: body.store(step))
+                        return ()
+
+                    self._nested(nest.inner if step.inner else [], (), write)
+
+    def _reduce_columns(
+        self,
+        step: Reduction,
+        each: Callable[[Callable[[int], None]], None],
+        groups: int,
+        lanes: int,
+        results: list[dict[int, V]],
+    ) -> None:
+        fb, body = self.fb, self.body
+        dtype = step.value.dtype
+        neutral = _neutral(step.how, dtype, lanes)
+        start = [neutral] * groups
+        if step.argument:
+            start += [constant(vector_of("i64", lanes), -1)] * groups
+
+        def accumulate(current: Sequence[V]) -> Sequence[V]:
+            following = list(current)
+
+            def visit(g: int) -> None:
+                value = body.emit(step.value)
+                value = fb.splat(value, lanes) if lanes and not value.lanes else value
+                if step.argument:
+                    assert step.position is not None
+                    position = body.index_value(step.position)
+                    position = fb.splat(position, lanes) if lanes and not position.lanes else position
+                    pair = _better(fb, step, value, position, current[g], current[groups + g], dtype)
+                    following[g], following[groups + g] = pair
+                else:
+                    following[g] = scalars.combine(fb, step.how, current[g], value, dtype)
+
+            each(visit)
+            return following
+
+        final = self._nested(self.nest.inner, start, accumulate)
+        for g in range(groups):
+            results[g][step.number] = final[groups + g] if step.argument else final[g]
+
+    # -- row schedule --------------------------------------------------------------------------
+    def rows(self, task: V, tasks: V) -> None:
+        """Lanes are consecutive points of the innermost inner axis."""
+        fb, body, nest = self.fb, self.body, self.nest
+        inner = frozenset(nest.inner)
+
+        def visit(_: V) -> None:
+            body.reduced = {}
+            for step in nest.steps:
+                self._hoist([step], inner)
+                match step:
+                    case Reduction():
+                        body.reduced[step.number] = self._reduce_row(step)
+                    case Store(inner=True):
+                        self._store_row(step)
+                    case Store():
+                        body.store(step)
+
+        self._items(nest.outer, fb.i64(1), task, tasks, visit)
+
+    def _store_row(self, step: Store) -> None:
+        fb, body, nest = self.fb, self.body, self.nest
+        axis = nest.inner[-1]
+        extent = body.size(axis.extent)
+
+        def write(_: Sequence[V]) -> Sequence[V]:
+            self._hoist([step], frozenset([axis]))
+            whole = fb.mul(fb.sdiv(extent, fb.i64(self.lanes)), fb.i64(self.lanes))
+            with (
+                fb.loop(fb.i64(0), whole, self.lanes, hint="vector") as loop,
+                body.lanes_at(axis, loop.index, self.lanes),
+            ):
+                body.store(step)
+            if not self._divides(axis.extent):
+                left = fb.sub(extent, whole)
+                with (
+                    fb.if_(fb.icmp("sgt", left, fb.i64(0))),
+                    body.lanes_at(axis, whole, self.lanes, fb.lane_mask(left, self.lanes)),
+                ):
+                    body.store(step)
+            return ()
+
+        self._nested(nest.inner[:-1], (), write)
+
+    def _reduce_row(self, step: Reduction) -> V:
+        fb, body, nest = self.fb, self.body, self.nest
+        axis, dtype = nest.inner[-1], step.value.dtype
+        if step.argument:
+            return self._argument_row(step)
+        extent = body.size(axis.extent)
+        lanes = self.lanes
+        start = [_neutral(step.how, dtype, lanes)] * _UNROLL
+
+        def accumulate(current: Sequence[V]) -> Sequence[V]:
+            self._hoist([step], frozenset([axis]))
+            block = lanes * _UNROLL
+            whole = fb.mul(fb.sdiv(extent, fb.i64(block)), fb.i64(block))
+            with fb.loop(fb.i64(0), whole, block, carried=current, hint="vector") as loop:
+                loop.carry(*(take(fb.add(loop.index, fb.i64(g * lanes)), loop.carried[g]) for g in range(_UNROLL)))
+            acc = list(loop.results)
+            singles = fb.mul(fb.sdiv(extent, fb.i64(lanes)), fb.i64(lanes))
+            if not (isinstance(axis.extent, int) and axis.extent % block == 0):
+                with fb.loop(whole, singles, lanes, carried=acc[:1], hint="vector") as loop:
+                    loop.carry(take(loop.index, loop.carried[0]))
+                acc[0] = loop.results[0]
+            if not self._divides(axis.extent):
+                left = fb.sub(extent, singles)
+                branches = fb.if_else(fb.icmp("sgt", left, fb.i64(0)))
+                with branches.then():
+                    branches.give(take(singles, acc[0], fb.lane_mask(left, lanes)))
+                with branches.otherwise():
+                    branches.give(acc[0])
+                (acc[0],) = branches.results()
+            return acc
+
+        def take(at: V, so_far: V, mask: V | None = None) -> V:
+            with body.lanes_at(axis, at, lanes, mask):
+                value = body.vectorised(body.emit(step.value))
+                if mask is not None:
+                    value = fb.select(mask, value, start[0])
+                return scalars.combine(fb, step.how, so_far, value, dtype)
+
+        acc = self._nested(nest.inner[:-1], start, accumulate)
+        while len(acc) > 1:
+            acc = [scalars.combine(fb, step.how, a, b, dtype) for a, b in zip(acc[::2], acc[1::2], strict=True)]
+        return horizontal(fb, step.how, acc[0], dtype)
+
+    def _argument_row(self, step: Reduction) -> V:
+        """Position of an extremum along a row, one element at a time."""
+        fb, body = self.fb, self.body
+        dtype = step.value.dtype
+        start = [_neutral(step.how, dtype, 0), fb.i64(-1)]
+        position_of = step.position
+        assert position_of is not None
+
+        def compare(current: Sequence[V]) -> Sequence[V]:
+            value, position = body.emit(step.value), body.index_value(position_of)
+            return _better(fb, step, value, position, current[0], current[1], dtype)
+
+        return self._nested(self.nest.inner, start, compare)[1]
+
+    # -- one element at a time -----------------------------------------------------------------
+    def scalar(self, task: V, tasks: V) -> None:
+        """Running sums and scatters: scalar code; a serial nest runs on task 0 alone."""
+        fb, body, nest = self.fb, self.body, self.nest
+        if nest.serial:
+            task, tasks = task, fb.i64(1)
+
+        def visit(_: V) -> None:
+            for step in nest.steps:
+                match step:
+                    case Running():
+                        self._running(step)
+                    case Store():
+                        body.store(step)
+                    case Reduction():
+                        raise ValueError("a reduction in a serial nest")
+
+        self._items(nest.outer, fb.i64(1), task, tasks, visit)
+
+    def _running(self, step: Running) -> None:
+        fb, body = self.fb, self.body
+        dtype = step.value.dtype
+        if not self.nest.inner:
+            value = _neutral(step.how, dtype, 0) if step.exclusive else body.emit(step.value)
+            self._write(step, value)
+            return
+        (axis,) = self.nest.inner
+        extent = body.size(axis.extent)
+        with fb.loop(fb.i64(0), extent, carried=[_neutral(step.how, dtype, 0)]) as loop, body.scope():
+            body.axes[axis] = fb.sub(fb.sub(extent, fb.i64(1)), loop.index) if step.reverse else loop.index
+            following = scalars.combine(fb, step.how, loop.carried[0], body.emit(step.value), dtype)
+            self._write(step, loop.carried[0] if step.exclusive else following)
+            loop.carry(following)
+
+    def _write(self, step: Running, value: V) -> None:
+        node = Node("given", (), step.value.dtype, frozenset())
+        self.body.given[node] = value
+        self.body.store(Store(step.buffer, step.index, node, inner=False))
+
+    def _hoist(self, steps: Sequence[Step], varying: frozenset[Axis]) -> None:
+        for step in steps:
+            known = [n for n in step_nodes(step) if self._ready(n)]
+            own = step.position if isinstance(step, Reduction) else step.index
+            indices: list[Index] = [own] if own is not None else []
+            self.body.hoist(known, indices, varying)
+
+    def _ready(self, node: Node) -> bool:
+        """Every reduction below `node` has run (those of later steps have not)."""
+        return all(n.payload in self.body.reduced for n in walk([node]) if n.op == "reduced")
+
+
+def _neutral(how: str, dtype: DType, lanes: int) -> V:
+    return constant(vector_of(scalars.compute_type(dtype), lanes), identity(how, dtype.numpy).item())
+
+
+def _better(fb: FunctionBuilder, step: Reduction, value: V, position: V, best: V, at: V, dtype: DType) -> tuple[V, V]:
+    """The better of (value, position) and the best so far; NaN wins and stays."""
+    kind = ("ge" if step.last else "gt") if step.how == "max" else ("le" if step.last else "lt")
+    wins = scalars.compare(fb, kind, value, best, dtype)
+    none_yet = fb.icmp("eq", at, constant(at.type, -1))
+    wins = fb.binary("or", wins, none_yet)
+    if dtype.is_float:
+        best_nan, value_nan = fb.fcmp("uno", best, best), fb.fcmp("uno", value, value)
+        best_number = fb.binary("xor", best_nan, constant(best_nan.type, True))
+        allowed = value_nan if step.last else fb.binary("and", value_nan, best_number)
+        wins = fb.binary("or", fb.binary("and", wins, best_number), allowed)
+    return fb.select(wins, value, best), fb.select(wins, position, at)
+
+
+def horizontal(fb: FunctionBuilder, how: str, vector: V, dtype: DType) -> V:
+    """Combine the lanes of a vector, halving it each time."""
+    while vector.lanes > 1:
+        half = vector.lanes // 2
+        low = fb.shuffle(vector, vector, list(range(half)))
+        high = fb.shuffle(vector, vector, list(range(half, 2 * half)))
+        vector = scalars.combine(fb, how, low, high, dtype)
+    return fb.extract(vector, 0)

@@ -1,0 +1,233 @@
+"""Scalar and vector code of the elementwise operations, on values in registers.
+
+Element types compute as: f32 and f64 as themselves, f16 and bf16 as f32 (rounded at each cast and store), integers
+as themselves, bool as i1.
+"""
+
+from __future__ import annotations
+
+from ds_compiler.backends.llvm import math
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V, constant, vector_of
+from ds_compiler.ir.dtypes import DType
+from ds_compiler.ir.errors import CompileError
+
+_COMPUTE = {"f64": "double", "f32": "float", "f16": "float", "bf16": "float", "bool": "i1"}
+_MEMORY = {"f64": "double", "f32": "float", "f16": "half", "bf16": "bfloat", "bool": "i8"}
+
+_ROUNDING = {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc, "round": math.round_half_even}
+_FUNCTIONS = {
+    "sqrt": math.sqrt,
+    "rsqrt": math.rsqrt,
+    "reciprocal": math.reciprocal,
+    "exp": math.exp,
+    "expm1": math.expm1,
+    "log": math.log,
+    "log1p": math.log1p,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "asin": math.asin,
+    "acos": math.acos,
+    "atan": math.atan,
+    "sinh": math.sinh,
+    "cosh": math.cosh,
+    "tanh": math.tanh,
+    "asinh": math.asinh,
+    "acosh": math.acosh,
+    "atanh": math.atanh,
+    "erf": math.erf,
+    "sigmoid": math.sigmoid,
+    **_ROUNDING,
+}
+_FLOAT_PREDICATE = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+
+
+def compute_type(dtype: DType) -> str:
+    """LLVM type that values of `dtype` have in registers.
+
+    Raises:
+        CompileError: the back end has no code for the type yet.
+    """
+    if dtype.is_integer and dtype.bits >= 8:
+        return f"i{dtype.bits}"
+    if dtype.name not in _COMPUTE:
+        raise CompileError(f"element type {dtype} is not supported by the CPU back end")
+    return _COMPUTE[dtype.name]
+
+
+def memory_type(dtype: DType) -> str:
+    """LLVM type that elements of `dtype` have in memory."""
+    return _MEMORY.get(dtype.name) or compute_type(dtype)
+
+
+def from_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
+    """What was loaded as `memory_type`, as `compute_type`."""
+    if dtype.kind == "b":
+        return fb.icmp("ne", value, constant(value.type, 0))
+    return math.to_f32(fb, value) if dtype.name in ("f16", "bf16") else value
+
+
+def to_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
+    """The inverse of `from_memory`."""
+    if dtype.kind == "b":
+        return fb.cast("zext", value, vector_of("i8", value.lanes))
+    return math.from_f32(fb, value, memory_type(dtype)) if dtype.name in ("f16", "bf16") else value
+
+
+def select_max(fb: FunctionBuilder, kind: str, a: V, b: V, dtype: DType) -> V:
+    """``max``/``min`` of two values; NaN if either is NaN."""
+    if dtype.kind == "b":
+        return fb.binary("or" if kind == "max" else "and", a, b)
+    if not dtype.is_float:
+        signed = "s" if dtype.kind == "i" else "u"
+        return fb.intrinsic(f"{signed}{kind}", a, b)
+    predicate = "ogt" if kind == "max" else "olt"
+    for known, other in ((a, b), (b, a)):
+        if _is_number(known):  # one instruction: the second operand of maxps survives when it is NaN
+            return fb.select(fb.fcmp(predicate, known, other), known, other)
+    chosen = fb.select(fb.fcmp(predicate, a, b), a, b)
+    return fb.select(fb.fcmp("uno", a, a), a, chosen)
+
+
+def _is_number(value: V) -> bool:
+    """A constant that is not NaN."""
+    text = value.ref.lstrip("<").split(",")[0].split(" ")[-1].rstrip(">")
+    return text.startswith("0x") and not text[2:].upper().startswith(("7FF8", "FFF8"))
+
+
+def combine(fb: FunctionBuilder, how: str, a: V, b: V, dtype: DType) -> V:
+    """One step of a reduction or scatter: `how` of `ds_compiler.ops.reduction`, or ``mul``, ``add``."""
+    match how:
+        case "sum" | "add" | "mean":
+            return fb.emit(a.type, f"fadd contract {a.type} {a.ref}, {b.ref}") if dtype.is_float else fb.add(a, b)
+        case "prod" | "mul":
+            return fb.fmul(a, b) if dtype.is_float else fb.mul(a, b)
+        case "any":
+            return fb.binary("or", a, b)
+        case "all":
+            return fb.binary("and", a, b)
+    return select_max(fb, how, a, b, dtype)
+
+
+def unary(fb: FunctionBuilder, kind: str, x: V, dtype: DType) -> V:
+    """A kind of `ds_compiler.ops.elementwise.UNARY`."""
+    if dtype.is_float:
+        if kind in _FUNCTIONS:
+            return _FUNCTIONS[kind](fb, x)
+        match kind:
+            case "neg":
+                return fb.fneg(x)
+            case "abs":
+                return fb.intrinsic("fabs", x)
+            case "sign":
+                one, zero = constant(x.type, 1.0), constant(x.type, 0.0)
+                low = fb.select(fb.fcmp("olt", x, zero), constant(x.type, -1.0), x)  # x: zero or NaN stays
+                return fb.select(fb.fcmp("ogt", x, zero), one, low)
+    zero = constant(x.type, 0)
+    match kind:
+        case "not":
+            return fb.binary("xor", x, constant(x.type, 1 if dtype.kind == "b" else -1))
+        case "neg":
+            return fb.binary("sub", zero, x)
+        case "abs":
+            return x if dtype.kind == "u" else fb.select(fb.icmp("slt", x, zero), fb.binary("sub", zero, x), x)
+        case "sign":
+            one = constant(x.type, 1)
+            nonzero = fb.select(fb.icmp("ne", x, zero), one, zero)
+            return nonzero if dtype.kind == "u" else fb.select(fb.icmp("slt", x, zero), constant(x.type, -1), nonzero)
+    raise CompileError(f"'{kind}' has no code for element type {dtype}")
+
+
+def predicate(fb: FunctionBuilder, kind: str, x: V) -> V:
+    """``isnan``, ``isinf``, ``isfinite``."""
+    if kind == "isnan":
+        return fb.fcmp("uno", x, x)
+    infinity = constant(x.type, float("inf"))
+    return fb.fcmp("oeq" if kind == "isinf" else "olt", fb.intrinsic("fabs", x), infinity)
+
+
+def binary(fb: FunctionBuilder, kind: str, a: V, b: V, dtype: DType) -> V:
+    """A kind of `ds_compiler.ops.elementwise.BINARY`."""
+    if kind in ("max", "min"):
+        return select_max(fb, kind, a, b, dtype)
+    if dtype.is_float:
+        if kind in ("add", "sub", "mul", "div"):
+            # contract: a product and a sum become one FMA, rounded once
+            flag = "" if kind == "div" else "contract "
+            return fb.emit(a.type, f"f{kind} {flag}{a.type} {a.ref}, {b.ref}")
+        if kind == "pow":
+            return math.pow(fb, a, b)
+        if kind == "atan2":
+            return math.atan2(fb, a, b)
+        if kind in ("mod", "fmod"):
+            rest = fb.binary("frem", a, b)
+            if kind == "fmod":
+                return rest
+            zero = constant(a.type, 0.0)
+            differs = fb.binary("xor", fb.fcmp("olt", rest, zero), fb.fcmp("olt", b, zero))
+            wrong = fb.binary("and", fb.fcmp("une", rest, zero), differs)
+            return fb.select(wrong, fb.fadd(rest, b), rest)
+    signed = dtype.kind == "i"
+    match kind:
+        case "add" | "sub" | "mul":
+            if kind == "add" and not a.lanes:
+                return fb.add(a, b)
+            return fb.binary(kind, a, b)
+        case "div":
+            return math.trunc_div(fb, a, b, signed=signed)
+        case "mod":
+            return math.floor_mod(fb, a, b, signed=signed)
+        case "fmod":
+            return math.trunc_mod(fb, a, b, signed=signed)
+        case "pow":
+            return math.pow_integer(fb, a, b)
+        case "and" | "or" | "xor":
+            return fb.binary(kind, a, b)
+        case "shl" | "shr":
+            bits = dtype.bits
+            opcode = "shl" if kind == "shl" else "ashr" if signed else "lshr"
+            inside = fb.icmp("ult", b, constant(b.type, bits))
+            amount = fb.select(inside, b, constant(b.type, 0))
+            return fb.select(inside, fb.binary(opcode, a, amount), constant(a.type, 0))
+    raise CompileError(f"'{kind}' has no code for element type {dtype}")
+
+
+def compare(fb: FunctionBuilder, kind: str, a: V, b: V, dtype: DType) -> V:
+    """A kind of `ds_compiler.ops.elementwise.COMPARE`, as i1."""
+    if dtype.is_float:
+        return fb.fcmp(_FLOAT_PREDICATE[kind], a, b)
+    if kind in ("eq", "ne"):
+        return fb.icmp(kind, a, b)
+    return fb.icmp(("s" if dtype.kind == "i" else "u") + kind, a, b)
+
+
+def cast(fb: FunctionBuilder, x: V, source: DType, to: DType) -> V:
+    """Conversion as `ds_compiler.ops.Cast` defines it."""
+    type_ = vector_of(compute_type(to), x.lanes)
+    if to.kind == "b":
+        if source.kind == "b":
+            return x
+        zero = constant(x.type, 0)
+        return fb.fcmp("une", x, zero) if source.is_float else fb.icmp("ne", x, zero)
+    if source.kind == "b":
+        return fb.cast("uitofp" if to.is_float else "zext", x, type_)
+    if source.is_float and to.is_float:
+        if compute_type(source) != compute_type(to):
+            x = fb.cast("fpext" if to.bits > source.bits else "fptrunc", x, type_)
+        narrow = to.name in ("f16", "bf16")
+        return from_memory(fb, to_memory(fb, x, to), to) if narrow else x
+    if source.is_float:
+        name = "fptosi" if to.kind == "i" else "fptoui"
+        from ds_compiler.backends.llvm.builder import intrinsic_suffix
+
+        full = f"llvm.{name}.sat.{intrinsic_suffix(type_)}.{intrinsic_suffix(x.type)}"
+        return fb.call(fb.module.declare(full, type_, [x.type]), type_, x)
+    if to.is_float:
+        x = fb.cast("sitofp" if source.kind == "i" else "uitofp", x, type_)
+        narrow = to.name in ("f16", "bf16")
+        return from_memory(fb, to_memory(fb, x, to), to) if narrow else x
+    if to.bits == source.bits:
+        return x
+    if to.bits < source.bits:
+        return fb.cast("trunc", x, type_)
+    return fb.cast("sext" if source.kind == "i" else "zext", x, type_)
