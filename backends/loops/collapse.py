@@ -6,7 +6,22 @@ tensors have. Two adjacent axes a, b merge when in every index the coefficient o
 
 from __future__ import annotations
 
-from ds_compiler.backends.loops.ir import Axis, Graph, Index, Kernel, Nest, Node, Reduction, Step, step_nodes, walk
+from dataclasses import replace
+
+from ds_compiler.backends.loops.ir import (
+    Axis,
+    Graph,
+    Index,
+    Kernel,
+    Nest,
+    Node,
+    Reduction,
+    Step,
+    of_axis,
+    step_nodes,
+    walk,
+)
+from ds_compiler.ir.dims import product
 
 
 def collapse(kernel: Kernel) -> Kernel:
@@ -30,55 +45,59 @@ def indices_of(nest: Nest) -> list[Index]:
 
 
 def _collapse_nest(nest: Nest, graph: Graph) -> Nest:
-    indices = indices_of(nest)
+    (outer, inner), steps = collapse_axes(graph, [nest.outer, nest.inner], nest.steps)
+    return Nest(outer, inner, steps, nest.serial)
 
-    def groups(axes: list[Axis]) -> list[list[Axis]]:
-        out: list[list[Axis]] = []
+
+def collapse_axes(graph: Graph, lists: list[list[Axis]], steps: list[Step]) -> tuple[list[list[Axis]], list[Step]]:
+    """Merge what can be merged inside each of the `lists` of axes, never across lists; and the rewritten steps."""
+    indices = indices_of(Nest([], [], steps))
+
+    def merges(a: Axis, b: Axis) -> bool:
+        return all(i.coefficient(a) == i.coefficient(b) * b.extent for i in indices)
+
+    replaced: dict[Axis, Index] = {}
+    result: list[list[Axis]] = []
+    for axes in lists:
+        groups: list[list[Axis]] = []
         for axis in axes:
-            if out and all(i.coefficient(out[-1][-1]) == i.coefficient(axis) * axis.extent for i in indices):
-                out[-1].append(axis)
+            if groups and merges(groups[-1][-1], axis):
+                groups[-1].append(axis)
             else:
-                out.append([axis])
-        return out
-
-    outer, inner = groups(nest.outer), groups(nest.inner)
-    if all(len(g) == 1 for g in (*outer, *inner)):
-        return nest
-    replaced: dict[Axis, Axis | None] = {}
-
-    def merged(parts: list[list[Axis]]) -> list[Axis]:
-        out: list[Axis] = []
-        for group in parts:
+                groups.append([axis])
+        merged: list[Axis] = []
+        for group in groups:
             if len(group) == 1:
-                out.append(group[0])
+                merged.append(group[0])
                 continue
-            extent = group[0].extent
-            for axis in group[1:]:
-                extent = extent * axis.extent
-            new = Axis(group[-1].name, extent)
-            out.append(new)
-            replaced.update(dict.fromkeys(group[:-1]))
-            replaced[group[-1]] = new
-        return out
+            new = Axis(group[-1].name, product(tuple(a.extent for a in group)))
+            merged.append(new)
+            replaced.update({a: Index() for a in group[:-1]})
+            replaced[group[-1]] = of_axis(new)
+        result.append(merged)
+    return result, replace_axes(graph, steps, replaced) if replaced else steps
 
-    rename = _Renamer(graph, replaced)
-    new_outer, new_inner = merged(outer), merged(inner)
-    return Nest(new_outer, new_inner, [rename.step(s) for s in nest.steps], nest.serial)
+
+def replace_axes(graph: Graph, steps: list[Step], axes: dict[Axis, Index]) -> list[Step]:
+    """The steps with each axis of `axes` replaced by an index."""
+    rename = _Renamer(graph, axes)
+    return [rename.step(s) for s in steps]
 
 
 class _Renamer:
-    """Rebuilds steps with axes replaced; an axis mapped to None is part of its group's last axis."""
+    """Rebuilds steps with axes replaced by indices."""
 
-    def __init__(self, graph: Graph, axes: dict[Axis, Axis | None]) -> None:
+    def __init__(self, graph: Graph, axes: dict[Axis, Index]) -> None:
         self.graph, self.axes = graph, axes
         self._memo: dict[Node, Node] = {}
 
     def index(self, index: Index) -> Index:
         total = Index((), index.offset)
         for atom, coefficient in index.terms:
-            new: Axis | Node | None = self.node(atom) if isinstance(atom, Node) else self.axes.get(atom, atom)
-            if new is not None:
-                total = total + Index(((new, coefficient),))
+            if isinstance(atom, Node):
+                total = total + Index(((self.node(atom), coefficient),))
+            else:
+                total = total + self.axes.get(atom, of_axis(atom)).scaled(coefficient)
         return total
 
     def node(self, node: Node) -> Node:
@@ -90,7 +109,7 @@ class _Renamer:
                 payload = tuple((self.index(i), e) for i, e in payload)
                 extra = frozenset[Axis]().union(*(i.axes for i, _ in payload))
             elif node.op == "reduced":
-                extra = frozenset(new for a in node.axes if (new := self.axes.get(a, a)) is not None)
+                extra = frozenset[Axis]().union(*(self.axes.get(a, of_axis(a)).axes for a in node.axes))
             elif node.op == "const":
                 self._memo[node] = node
                 return node
@@ -105,8 +124,6 @@ class _Renamer:
         return done
 
     def step(self, step: Step) -> Step:
-        from dataclasses import replace
-
         if isinstance(step, Reduction):
             position = None if step.position is None else self.index(step.position)
             return replace(step, value=self.node(step.value), position=position)

@@ -1,0 +1,149 @@
+"""One fused operation -> one LLVM function, by the strategy that fusion gave it.
+
+emit_kernel    the function ``void @name(ptr inputs…, ptr results…, i64 symbols…, ptr scratch, i64 task, i64 tasks)``
+kernel_key     equal keys: one function serves both fusions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ds_compiler.backends.llvm import contraction, windows
+from ds_compiler.backends.llvm.builder import ModuleBuilder
+from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
+from ds_compiler.backends.llvm.loops import emit_nest
+from ds_compiler.backends.llvm.target import Target
+from ds_compiler.backends.loops.collapse import collapse
+from ds_compiler.backends.loops.ir import Kernel, Store, step_nodes, walk
+from ds_compiler.backends.loops.lower import lower_loops
+from ds_compiler.ir.core import Block, Value
+from ds_compiler.ir.dims import Expr, symbols_of
+from ds_compiler.ir.errors import CompileError
+from ds_compiler.ops import Constant, Fusion
+
+__all__ = ["KernelInfo", "Packing", "emit_kernel", "kernel_key", "symbols_in"]
+
+_SERIAL_WORK = 16384  # operations and elements below which starting other tasks costs more than it saves
+
+
+def emit_kernel(module: ModuleBuilder, name: str, fusion: Fusion, target: Target) -> KernelInfo:
+    """Add the kernel's function to `module`.
+
+    Raises:
+        CompileError: an operation or element type has no code; names the node.
+    """
+    names = symbols_in(fusion)
+    block = fusion.body.block
+    count = len(block.arguments) + len(block.terminator.operands)
+    parameters = [("ptr", f"b{n}") for n in range(count)]
+    parameters += [("i64", f"s{n}") for n in range(len(names))]
+    parameters += [("ptr", "scratch"), ("i64", "task"), ("i64", "tasks")]
+    fb = module.function(name, parameters, internal=True)
+    *pointers, scratch, task, tasks = fb.args
+    symbols = dict(zip(names, pointers[count:], strict=True))
+    frame = KernelFrame(fb, fusion, target, pointers[:count], symbols, scratch, task, tasks)
+    try:
+        emitted = _STRATEGIES[fusion.strategy](frame)
+    except CompileError as error:
+        if not error.location:
+            error.location = fusion.location
+        raise
+    fb.ret()
+    fb.finish()
+    parallel = emitted.parallel and _is_large(fusion)
+    return KernelInfo(names, emitted.scratch_bytes, parallel, emitted.packed, emitted.inplace)
+
+
+def _loop(frame: KernelFrame) -> KernelInfo:
+    kernel = collapse(lower_loops(frame.fusion))
+    body = frame.body()
+    for nest in kernel.nests:
+        with body.scope():
+            emit_nest(body, nest, frame.target, frame.task, frame.tasks)
+    serial = any(n.serial for n in kernel.nests)
+    return KernelInfo(parallel=not serial, inplace=_inplace(kernel))
+
+
+def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
+    """Results that may overwrite an input: read only at the place written, and not again afterwards."""
+    if len(kernel.nests) != 1:
+        return {}
+    (nest,) = kernel.nests
+    allowed: dict[int, tuple[int, ...]] = {}
+    for position, step in enumerate(nest.steps):
+        if not isinstance(step, Store) or step.mode != "set":
+            continue
+        inputs: list[int] = []
+        for number in range(kernel.inputs):
+            if kernel.buffers[number].dtype.itemsize != kernel.buffers[step.buffer].dtype.itemsize:
+                continue
+            before = [n for s in nest.steps[: position + 1] for n in walk(step_nodes(s)) if n.op == "load"]
+            after = [n for s in nest.steps[position + 1 :] for n in walk(step_nodes(s)) if n.op == "load"]
+            same = all(n.index == step.index for n in before if n.payload == number)
+            # With inner axes, a place must not be read at a later inner point of an earlier-written one.
+            if same and any(n.payload == number for n in before) and all(n.payload != number for n in after):
+                inputs.append(number)
+        if inputs:
+            allowed[step.buffer - kernel.inputs] = tuple(inputs)
+    return allowed
+
+
+_STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
+    "loop": _loop,
+    "matmul": contraction.emit_dot,
+    "conv": windows.emit_convolution,
+    "pool": windows.emit_pooling,
+}
+
+
+def _is_large(fusion: Fusion) -> bool:
+    """Whether the work is worth splitting (symbolic work is)."""
+    cost = fusion.cost()
+    work = cost.flops
+    for value in (*fusion.inputs, *fusion.results):
+        work = work + value.type.elements
+    return isinstance(work, Expr) or work > _SERIAL_WORK
+
+
+def symbols_in(fusion: Fusion) -> tuple[str, ...]:
+    """Symbols that the kernel's code may need, sorted."""
+    names: set[str] = set()
+    for value in fusion.inputs:
+        names |= value.type.symbols
+    for op in fusion.body.walk():
+        for result in op.results:
+            names |= result.type.symbols
+        for attribute in op.attributes.values():
+            for dim in attribute if isinstance(attribute, tuple) else (attribute,):
+                if isinstance(dim, Expr):
+                    names |= symbols_of(dim)
+    return tuple(sorted(names))
+
+
+def kernel_key(fusion: Fusion) -> str:
+    """Text of everything that the kernel's code depends on, except the target."""
+    numbers: dict[Value, int] = {}
+    lines = [fusion.strategy]
+    for argument, value in zip(fusion.body.block.arguments, fusion.inputs, strict=True):
+        numbers[argument] = len(numbers)
+        lines.append(f"{argument.type}{' constant' if isinstance(value.defining_op, Constant) else ''}")
+    _key_of_block(fusion.body.block, numbers, lines)
+    return "\n".join(lines)
+
+
+def _key_of_block(block: Block, numbers: dict[Value, int], lines: list[str]) -> None:
+    for op in block:
+        operands = " ".join(str(numbers[o]) for o in op.operands)
+        attributes = {
+            k: (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for k, v in op.attributes.items()
+        }
+        for result in op.results:
+            numbers[result] = len(numbers)
+        types = " ".join(str(r.type) for r in op.results)
+        lines.append(f"{op.mnemonic} {operands} {sorted(attributes.items())} {types}")
+        for region in op.regions:
+            for argument in region.block.arguments:
+                numbers[argument] = len(numbers)
+            _key_of_block(region.block, numbers, lines)

@@ -1,0 +1,162 @@
+"""Kernels around a sliding window, channels last: convolution (dense, grouped, depthwise) and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V
+from ds_compiler.backends.llvm.contraction import EpilogueEmitter, root_of
+from ds_compiler.backends.llvm.conv import conv_scratch_bytes, emit_conv, pack_conv_weight
+from ds_compiler.backends.llvm.depthwise import emit_depthwise, pack_depthwise_weight
+from ds_compiler.backends.llvm.frame import Array, KernelFrame, KernelInfo, Packing
+from ds_compiler.backends.llvm.pool import PoolShape, emit_pool
+from ds_compiler.backends.llvm.scalars import compute_type
+from ds_compiler.backends.llvm.window import ConvShape, Epilogue
+from ds_compiler.backends.loops.contraction import lower_epilogue
+from ds_compiler.ir.core import Value
+from ds_compiler.ir.dims import Dim
+from ds_compiler.ir.errors import CompileError
+from ds_compiler.ops import Conv, ReduceWindow
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    """(rows, columns); a one-dimensional window has one row."""
+    return (1, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _plane(frame: KernelFrame, spatial: Sequence[Dim]) -> tuple[V, V]:
+    height, width = (1, spatial[0]) if len(spatial) == 1 else (spatial[0], spatial[1])
+    return frame.size(height), frame.size(width)
+
+
+def _pads(frame: KernelFrame, low: Sequence[Dim], high: Sequence[Dim]) -> tuple[int | V, int | V, int | V, int | V]:
+    def one(dim: Dim) -> int | V:
+        return dim if isinstance(dim, int) else frame.size(dim)
+
+    if len(low) == 1:
+        return 0, one(low[0]), 0, one(high[0])
+    return one(low[0]), one(low[1]), one(high[0]), one(high[1])
+
+
+def _epilogue(frame: KernelFrame, root: Value) -> tuple[EpilogueEmitter, Epilogue]:
+    rank = root.type.rank
+    parts = [(0,), tuple(range(1, rank - 1)), (rank - 1,)]
+    emitter = EpilogueEmitter(frame, lower_epilogue(frame.fusion, root, parts))
+
+    def finish(fb: FunctionBuilder, image: V, pixel: V, channel: V, lanes: int, mask: V | None, value: V) -> None:
+        emitter((image, pixel, channel), lanes, mask, value)
+
+    return emitter, finish
+
+
+def emit_convolution(frame: KernelFrame) -> KernelInfo:
+    """A ``conv`` fusion: a channels-last convolution with a constant weight, then elementwise operations."""
+    op = root_of(frame, Conv)
+    assert isinstance(op, Conv)
+    x, w, result = op.input.type, op.weight.type, op.result.type
+    if op.layout != "nhwc" or x.rank not in (3, 4) or x.dtype.name not in ("f32", "f64"):
+        raise CompileError(f"no convolution schedule for {x} in layout {op.layout}", location=op.location)
+    constant = frame.constant_input(op.weight)
+    ci, co = x.shape[-1], w.shape[0]
+    if constant is None or not isinstance(ci, int) or not isinstance(co, int):
+        raise CompileError("a convolution's weight must be constant", location=op.location)
+    element = compute_type(x.dtype)
+    kernel = [d for d in w.shape[2:] if isinstance(d, int)]
+    h, width = _plane(frame, x.shape[1:-1])
+    oh, ow = _plane(frame, result.shape[1:-1])
+    shape = ConvShape(
+        n=frame.size(x.shape[0]),
+        h=h,
+        w=width,
+        oh=oh,
+        ow=ow,
+        kernel=_pair(kernel),
+        stride=_pair(op.strides),
+        dilation=_pair(op.dilations),
+        pads=_pads(frame, op.low, op.high),
+        ci=ci,
+        co=co,
+        groups=op.groups,
+    )
+    emitter, finish = _epilogue(frame, op.result)
+    target, pointer = frame.target, frame.pointers[constant]
+    kernel_shape = (shape.co, shape.ci // shape.groups, *shape.kernel)
+    scratch = 0
+    if op.groups == ci and op.groups > 1:
+        lanes = target.lanes(element)
+        packing = Packing(f"depthwise {kernel_shape} {lanes}", lambda a: _depthwise(a, kernel_shape, lanes))
+        emit_depthwise(
+            frame.fb,
+            target,
+            shape=shape,
+            x=frame.pointer(op.input),
+            w=pointer,
+            task=frame.task,
+            tasks=frame.tasks,
+            epilogue=finish,
+            element=element,
+        )
+    else:
+        scratch = conv_scratch_bytes(shape, target, element)
+        static = f"{kernel_shape} {op.groups} {shape.stride} {op.low} {op.high} {x.shape[1:]}"
+        packing = Packing(f"conv {static}", lambda a: pack_conv_weight(a.reshape(kernel_shape), shape, target))
+        emit_conv(
+            frame.fb,
+            target,
+            shape=shape,
+            x=frame.pointer(op.input),
+            w=pointer,
+            task=frame.task,
+            tasks=frame.tasks,
+            scratch=frame.scratch,
+            epilogue=finish,
+            element=element,
+        )
+    own = {frame.fusion.body.block.arguments.index(v) for v in (op.input, op.weight)}  # type: ignore[arg-type]
+    return KernelInfo(scratch_bytes=scratch, packed={constant: packing}, inplace=emitter.inplace(own))
+
+
+def _depthwise(w: Array, shape: tuple[int, ...], lanes: int) -> Array:
+    return pack_depthwise_weight(w.reshape(shape), lanes)
+
+
+def emit_pooling(frame: KernelFrame) -> KernelInfo:
+    """A ``pool`` fusion: windows over the spatial axes of a channels-last tensor, then elementwise operations."""
+    op = root_of(frame, ReduceWindow)
+    assert isinstance(op, ReduceWindow)
+    x, result = op.operand.type, op.result.type
+    channels = x.shape[-1]
+    spatial = tuple(range(1, x.rank - 1))
+    if op.axes != spatial or x.rank not in (3, 4) or x.dtype.name not in ("f32", "f64"):
+        raise CompileError(f"no pooling schedule for {x} over axes {op.axes}", location=op.location)
+    if not isinstance(channels, int) or op.how == "sum":
+        raise CompileError(f"no pooling schedule for '{op.how}' of {x}", location=op.location)
+    h, width = _plane(frame, x.shape[1:-1])
+    oh, ow = _plane(frame, result.shape[1:-1])
+    shape = PoolShape(
+        n=frame.size(x.shape[0]),
+        h=h,
+        w=width,
+        oh=oh,
+        ow=ow,
+        kernel=_pair(op.window),
+        stride=_pair(op.strides),
+        dilation=_pair(op.dilations),
+        pads=_pads(frame, op.low, op.high),
+        channels=channels,
+    )
+    emitter, finish = _epilogue(frame, op.result)
+    emit_pool(
+        frame.fb,
+        frame.target,
+        kind="max" if op.how == "max" else "average",
+        shape=shape,
+        x=frame.pointer(op.operand),
+        task=frame.task,
+        tasks=frame.tasks,
+        epilogue=finish,
+        count_include_pad=op.how == "mean",
+        element=compute_type(x.dtype),
+    )
+    own = {frame.fusion.body.block.arguments.index(op.operand)}  # type: ignore[arg-type]
+    return KernelInfo(inplace=emitter.inplace(own))
