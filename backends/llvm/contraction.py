@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -176,7 +177,7 @@ def batch_stride(
     kept = [(e, s) for e, s in zip(extents, strides, strict=True) if e != 1]
     if not kept or all(s == 0 for _, s in kept):
         return frame.fb.i64(0)
-    if all(outer == inner * extent for (_, outer), (extent, inner) in zip(kept, kept[1:])):
+    if all(outer == inner * extent for (_, outer), (extent, inner) in itertools.pairwise(kept)):
         return frame.size(kept[-1][1])
     sizes = [(frame.size(e), frame.size(s)) for e, s in kept]
 

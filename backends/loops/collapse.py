@@ -108,7 +108,7 @@ class _Renamer:
             if node.op == "guard":
                 payload = tuple((self.index(i), e) for i, e in payload)
                 extra = frozenset[Axis]().union(*(i.axes for i, _ in payload))
-            elif node.op == "reduced":
+            elif node.op in ("reduced", "total"):
                 extra = frozenset[Axis]().union(*(self.axes.get(a, of_axis(a)).axes for a in node.axes))
             elif node.op == "const":
                 self._memo[node] = node

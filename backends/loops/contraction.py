@@ -6,11 +6,12 @@ ordinary list of stores over the axes (batch, row, column) in which the finished
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ds_compiler.backends.loops.collapse import collapse_axes, replace_axes
-from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, Step, Store, of_axis
+from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, Step, Store, of_axis, step_nodes, walk
 from ds_compiler.backends.loops.lower import Lowering, Point, linear, strides_of
 from ds_compiler.ir.core import OpResult, Value
 from ds_compiler.ir.dims import Dim, product
@@ -47,9 +48,10 @@ def lower_epilogue(fusion: Fusion, root: Value, parts: Sequence[Sequence[int]]) 
     block = fusion.body.block
     buffers: dict[Value, int] = {a: n for n, a in enumerate(block.arguments)}
     graph = Graph()
-    total = graph.node("total", (), root.type.dtype)
-    lowering = Lowering(graph, buffers, {root: total})
+    lowering = Lowering(graph, buffers)
     axes = [lowering.axis(d) for d in root.type.shape]
+    total = graph.node("total", (), root.type.dtype, extra_axes=axes)
+    lowering.given[root] = total
     point: Point = tuple(Index() if a.extent == 1 else of_axis(a) for a in axes)
     lowering._begin(axes, [])
     points = _follow(fusion, root, point)
@@ -73,7 +75,9 @@ def lower_epilogue(fusion: Fusion, root: Value, parts: Sequence[Sequence[int]]) 
         replaced.update(_split(graph, whole, group))
     if replaced:
         steps = replace_axes(graph, steps, replaced)
-    return Epilogue(graph, flat, total, [s for s in steps if isinstance(s, Store)])
+    final = [s for s in steps if isinstance(s, Store)]
+    renamed = next(n for s in final for n in walk(step_nodes(s)) if n.op == "total")
+    return Epilogue(graph, flat, renamed, final)
 
 
 def _follow(fusion: Fusion, root: Value, point: Point) -> dict[Value, Point]:
@@ -125,7 +129,7 @@ class Part:
         kept = [(e, s) for e, s in zip(self.extents, self.strides, strict=True) if e != 1]
         if not kept:
             return 1
-        for (_, outer), (extent, inner) in zip(kept, kept[1:]):
+        for (_, outer), (extent, inner) in itertools.pairwise(kept):
             if outer != inner * extent:
                 return None
         return kept[-1][1]

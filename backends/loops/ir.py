@@ -38,7 +38,8 @@ class Node:
 
     `op` is ``const`` (payload: the value), ``size`` (payload: a Dim), ``index`` (the value of `index`), ``load``
     (payload: buffer number, at `index`), ``guard`` (operands: value inside, value outside; payload: conditions, each
-    an (Index, extent) that holds when 0 <= index < extent), ``reduced`` (payload: the `Reduction`'s number), ``cast``,
+    an (Index, extent) that holds when 0 <= index < extent), ``reduced`` (payload: the `Reduction`'s number), ``total``
+    (a contraction's finished sum), ``cast``,
     ``select``, or a kind of `ds_compiler.ops.elementwise`.
     """
 
