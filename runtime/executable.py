@@ -6,7 +6,6 @@ import ctypes
 import difflib
 import functools
 import operator
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -128,7 +127,14 @@ class Executable:
         return [results[name] for name in names]
 
     def profile(self, inputs: Mapping[str, Any], repeat: int = 10) -> list[KernelTime]:
-        """Time of every kernel in program order, the median over `repeat` calls after one to warm up."""
+        """Time of every kernel in program order, the median over `repeat` calls after one to warm up.
+
+        Raises:
+            ValueError: `repeat` is less than 1.
+            InputError, ExecutionError: as for a call.
+        """
+        if repeat < 1:
+            raise ValueError(f"repeat must be at least 1, got {repeat}")
         count = len(self.manifest.kernels)
         ticks = (ctypes.c_int64 * count)()
         arrays = self._by_name(inputs)
@@ -137,14 +143,14 @@ class Executable:
             ctypes.memset(ticks, 0, ctypes.sizeof(ticks))
             self._execute(list(arrays), None, _addressof(ticks))
             samples.append(list(ticks))
-        medians = [statistics.median(column) for column in zip(*samples[1:])]
+        medians = np.median(np.array(samples[1:], np.float64).reshape(repeat, count), axis=0)
         shapes = tuple(np.shape(a) for a in arrays)
         symbols = self._planner.plan(shapes).symbols
         names = [s.name for s in self.manifest.symbols]
         result = []
         for kernel, median in zip(self.manifest.kernels, medians):
             flops, moved = compile_sizes([kernel.flops, kernel.bytes], names)(symbols)
-            seconds = median / self._pool_code.ticks_per_second
+            seconds = float(median) / self._pool_code.ticks_per_second
             result.append(KernelTime(kernel.name, kernel.nodes, seconds, flops, moved, kernel.tier))
         return result
 

@@ -6,6 +6,7 @@ Sizes are text over the program's symbols (`ds_compiler.runtime.dims`); a static
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -168,13 +169,18 @@ class Manifest:
         return manifest
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _decode(kind: Any, value: Any, where: str) -> Any:
     """Build a value of annotated type `kind` from JSON data, or raise `LoadError` saying where it does not fit."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise LoadError(f"{where}: expected an object")
         assert isinstance(kind, type)
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         unknown = value.keys() - hints.keys()
         if unknown:
             raise LoadError(f"{where}: unknown entry {sorted(unknown)[0]!r}")
