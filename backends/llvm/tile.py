@@ -59,7 +59,7 @@ def accumulate(
             panels that share the nv vectors evenly.
         b_row: elements from one row of B to the next.
         k: how many products to add, i64 (constant or run-time, may be 0).
-        unroll: steps a loop iteration; a constant remainder is emitted straight, a run-time one is a second loop.
+        unroll: steps in a loop iteration where k is constant (the remainder follows the loop).
         last_mask: lanes of each panel's last vector that may be read (the others count as zero), for a B that
             ends there; None reads all, which a zero-padded packed B allows.
 
@@ -115,10 +115,7 @@ def accumulate(
         elif main:
             acc = steps(acc, fb.i64(0), unroll)
         return steps(acc, fb.i64(main), known - main) if known > main else acc
-    if unroll > 1:
-        main_v = fb.sub(k, fb.srem(k, fb.i64(unroll)))
-        acc = looped(acc, fb.i64(0), main_v, unroll)
-        return looped(acc, main_v, k, 1)
+    # A second, unrolled loop gains nothing measurable and doubles the time to compile the tile.
     return looped(acc, fb.i64(0), k, 1)
 
 

@@ -1,0 +1,370 @@
+"""Attention, softmax(Q·Kᵀ * scale + bias)·V, without the score matrix in memory.
+
+For a register tile of query rows and a block of keys, scores, softmax and the product with V follow each
+other while the scores (a few rows x a block of keys) are in the first-level cache. Blocks of keys
+are joined by the online softmax (Milakov and Gimelshein, 2018): each row keeps its largest score so far and the sum of
+exponentials, and rescales its output when the maximum moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ds_compiler.backends.llvm import math
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of, known, vector_of
+from ds_compiler.backends.llvm.gemm_schedule import RowSegment, row_segments
+from ds_compiler.backends.llvm.operands import Epilogue, Matrix, each_unit, share
+from ds_compiler.backends.llvm.packing import emit_pack_b
+from ds_compiler.backends.llvm.target import Target
+from ds_compiler.backends.llvm.tile import accumulate, tile_shape, zero_tile
+
+Bias = Callable[[FunctionBuilder, V, V, V, int, V | None, V], V]
+"""``(fb, batch-head, row, column, lanes, mask, scores) -> scores``: add a bias or mask to scaled scores.
+
+`scores` are those of query `row` and keys `column` ... `column` + lanes - 1; with `mask` only its true lanes exist and
+may be loaded. -inf excludes a key.
+"""
+
+_INF = float("inf")
+_ROWS = 384  # query rows that share a packed block of keys
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Tile and block sizes, and where things are in scratch (in elements)."""
+
+    element: str
+    mr: int
+    nv: int
+    lanes: int
+    head_dim: int
+    v_dim: int
+    keys: int  # keys in a block
+
+    @property
+    def nr(self) -> int:
+        return self.nv * self.lanes
+
+    @property
+    def score_row(self) -> int:
+        return self.keys + 16
+
+    @property
+    def rows(self) -> int:
+        """Query rows in a block, whole tiles."""
+        return self.tiles * self.mr
+
+    @property
+    def tiles(self) -> int:
+        return _ROWS // self.mr
+
+    @property
+    def k_panel(self) -> int:
+        return _round_up(self.head_dim, self.lanes) * self.nr
+
+    @property
+    def v_panel(self) -> int:
+        return self.keys * self.nr
+
+    @property
+    def out_row(self) -> int:
+        return _round_up(self.v_dim, self.nr)
+
+    def parts(self) -> list[int]:
+        """Elements of packed K, packed V, scores, outputs, maxima, sums, rescaling factors."""
+        k = self.keys // self.nr * self.k_panel
+        v = self.out_row // self.nr * self.v_panel
+        sizes = [k, v, self.mr * self.score_row, self.rows * self.out_row, self.rows, self.rows, self.mr]
+        return [_round_up(size, 16) for size in sizes]
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _plan(target: Target, head_dim: int, v_dim: int, element: str) -> _Plan:
+    mr, nv = tile_shape(target, None, element)
+    lanes, size = target.lanes(element), bytes_of(element)
+    nr = nv * lanes
+    # K and V of a block take half of the second-level cache; a tile's scores a third of the first-level one.
+    most = min(target.l2_bytes // 2 // ((head_dim + v_dim) * size), target.l1_bytes // 3 // (mr * size), 512)
+    return _Plan(element, mr, nv, lanes, head_dim, v_dim, max(nr, most // nr * nr))
+
+
+def attention_scratch_bytes(target: Target, head_dim: int, v_dim: int, element: str = "float") -> int:
+    """Bytes of private scratch, 64-byte aligned, that each task of `emit_attention` needs, for any lengths."""
+    return sum(_plan(target, head_dim, v_dim, element).parts()) * bytes_of(element)
+
+
+def emit_attention(
+    fb: FunctionBuilder,
+    target: Target,
+    *,
+    batch_heads: V,
+    q_len: V,
+    kv_len: V,
+    head_dim: int,
+    v_dim: int,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    scale: float,
+    bias: Bias | None,
+    task: V,
+    tasks: V,
+    scratch: V,
+    store: Epilogue,
+    element: str = "float",
+    excluded_rows_are_zero: bool = False,
+) -> None:
+    """Emit this task's share of attention over `batch_heads` independent entries.
+
+    Args:
+        q_len, kv_len: i64, constant or run-time, may be 0.
+        head_dim, v_dim: width of Q and K, and of V and the output.
+        q, k, v: q_len x head_dim, kv_len x head_dim, kv_len x v_dim; any strides, so [batch, seq, heads, dim] is
+            read in place (`Matrix.batch` may be a callback).
+        scale: factor of Q·Kᵀ.
+        bias: see `Bias`; None adds nothing.
+        task, tasks, scratch: as `matmul.emit_matmul`, scratch of `attention_scratch_bytes`.
+        store: receives the output rows; see `operands.Epilogue`.
+        excluded_rows_are_zero: the output of a row whose every score is -inf (or of kv_len 0): zero if true, else NaN,
+            which is what softmax followed by a product gives.
+
+    Every element's value is independent of `tasks`. A NaN score makes its row NaN.
+    """
+    plan = _plan(target, head_dim, v_dim, element)
+    emitter = _Attention(fb, plan, q_len, kv_len, (q, k, v), scale, bias, scratch, store, excluded_rows_are_zero)
+    emitter.emit(batch_heads, task, tasks)
+
+
+class _Attention:
+    def __init__(
+        self,
+        fb: FunctionBuilder,
+        plan: _Plan,
+        q_len: V,
+        kv_len: V,
+        operands: tuple[Matrix, Matrix, Matrix],
+        scale: float,
+        bias: Bias | None,
+        scratch: V,
+        store: Epilogue,
+        excluded_rows_are_zero: bool,
+    ) -> None:
+        self.fb, self.p, self.q_len, self.kv_len = fb, plan, q_len, kv_len
+        self.q, self.k, self.v = operands
+        self.scale, self.bias, self.store_rows = scale, bias, store
+        self.excluded_rows_are_zero = excluded_rows_are_zero
+        self.element = plan.element
+        self.type = vector_of(plan.element, plan.lanes)
+        self.segments, self.tiles = row_segments(fb, q_len, plan.mr)
+        offsets = [sum(plan.parts()[:i]) for i in range(7)]
+        (self.k_packed, self.v_packed, self.scores, self.out, self.maxima, self.sums, self.factors) = (
+            fb.gep(self.element, scratch, fb.i64(offset)) for offset in offsets
+        )
+
+    def emit(self, batch_heads: V, task: V, tasks: V) -> None:
+        fb, one = self.fb, self.fb.i64(1)
+        parts = one
+        if known(tasks) != 1:
+            even = fb.icmp("eq", fb.srem(batch_heads, tasks), fb.i64(0))
+            many = fb.icmp("sge", batch_heads, fb.mul(tasks, fb.i64(16)))
+            parts = fb.select(fb.binary("or", even, many), one, tasks)
+
+        def unit(index: V, row_part: V, _: V) -> None:
+            self.index = index
+            self.q_base, self.k_base, self.v_base = (x.at(fb, self.element, index) for x in (self.q, self.k, self.v))
+            first, last = share(fb, self.tiles, row_part, parts)
+            with fb.loop(first, last, self.p.tiles, hint="queries") as block:
+                self._rows(block.index, fb.smin(fb.add(block.index, fb.i64(self.p.tiles)), last))
+
+        each_unit(fb, batch_heads, (parts, one), task, tasks, unit)
+
+    # -- blocks -------------------------------------------------------------------------------
+    def _rows(self, tile0: V, tile1: V) -> None:
+        """All keys for the query tiles tile0 ... tile1 - 1, then their output."""
+        fb, p = self.fb, self.p
+        self.tile0, self.tile1 = tile0, tile1
+        slots = fb.mul(fb.sub(tile1, tile0), fb.i64(p.mr))
+        zero = fb.const(self.type, 0.0)
+        with fb.loop(fb.i64(0), slots, hint="reset") as slot:
+            fb.store(fb.const(self.element, -_INF), fb.gep(self.element, self.maxima, slot.index))
+            fb.store(fb.const(self.element, 0.0), fb.gep(self.element, self.sums, slot.index))
+            at = fb.gep(self.element, self.out, fb.mul(slot.index, fb.i64(p.out_row)))
+            for column in range(0, p.out_row, p.lanes):
+                fb.store(zero, fb.gep(self.element, at, fb.i64(column)))
+        with fb.loop(fb.i64(0), self.kv_len, p.keys, hint="keys") as block:
+            self.key0 = block.index
+            self.keys = fb.smin(fb.sub(self.kv_len, block.index), fb.i64(p.keys))
+            self._pack()
+            for segment in self.segments:
+                self._each_tile(segment, self._tile)
+        for segment in self.segments:
+            self._each_tile(segment, self._output)
+
+    def _each_tile(self, segment: RowSegment, body: Callable[[RowSegment, V, V], None]) -> None:
+        """``body(segment, first query row, first row slot in scratch)`` for the segment's tiles in the block."""
+        fb, p = self.fb, self.p
+        low = fb.smax(self.tile0, segment.first)
+        high = fb.smin(self.tile1, fb.add(segment.first, segment.count))
+        with fb.loop(low, high, hint="tile") as tile:
+            row = fb.add(segment.row, fb.mul(fb.sub(tile.index, segment.first), fb.i64(segment.height)))
+            body(segment, row, fb.mul(fb.sub(tile.index, self.tile0), fb.i64(p.mr)))
+
+    def _pack(self) -> None:
+        """The block's keys, transposed, and values, in panels."""
+        fb, p, k, v = self.fb, self.p, self.k, self.v
+        source = fb.gep(self.element, self.k_base, fb.mul(self.key0, k.row))
+        emit_pack_b(
+            fb, self.element, p.lanes, p.nv, self.k_packed, source, k.col, k.row, fb.i64(p.head_dim), self.keys,
+            fb.i64(p.k_panel),
+        )  # fmt: skip
+        source = fb.gep(self.element, self.v_base, fb.mul(self.key0, v.row))
+        emit_pack_b(
+            fb, self.element, p.lanes, p.nv, self.v_packed, source, v.row, v.col, self.keys, fb.i64(p.v_dim),
+            fb.i64(p.v_panel),
+        )  # fmt: skip
+
+    # -- one tile of rows ---------------------------------------------------------------------
+    def _tile(self, segment: RowSegment, row: V, slot: V) -> None:
+        self._scores(segment, row)
+        with self.fb.loop(self.fb.i64(0), self.fb.i64(segment.height), hint="softmax") as i:
+            self._softmax(row, slot, i.index)
+        self._weigh(segment, slot)
+
+    def _scores(self, segment: RowSegment, row: V) -> None:
+        """Q·Kᵀ of the tile and the block of keys; columns past the last key hold anything."""
+        fb, p = self.fb, self.p
+        last = fb.sub(self.q_len, fb.i64(1))
+        rows = [fb.smin(fb.add(row, fb.i64(i)), last) for i in range(segment.height)]
+        q_rows = [fb.gep(self.element, self.q_base, fb.mul(r, self.q.row)) for r in rows]
+        with fb.loop(fb.i64(0), self.keys, p.nr, hint="scores") as column:
+            panel = fb.mul(fb.sdiv(column.index, fb.i64(p.nr)), fb.i64(p.k_panel))
+            acc = accumulate(
+                fb,
+                zero_tile(fb, self.element, segment.height, p.nv, p.lanes),
+                q_rows,
+                self.q.col,
+                fb.gep(self.element, self.k_packed, panel),
+                p.nr,
+                fb.i64(p.head_dim),
+                lanes=p.lanes,
+            )
+            at = fb.gep(self.element, self.scores, column.index)
+            for i, values in enumerate(acc):
+                for j, value in enumerate(values):
+                    fb.store(value, fb.gep(self.element, at, fb.i64(i * p.score_row + j * p.lanes)))
+
+    def _softmax(self, row: V, slot: V, i: V) -> None:
+        """Scale and bias row i of the scores, and turn them into exponentials against the running maximum."""
+        fb, p = self.fb, self.p
+        at = fb.gep(self.element, self.scores, fb.mul(i, fb.i64(p.score_row)))
+        query = fb.smin(fb.add(row, i), fb.sub(self.q_len, fb.i64(1)))
+        rest = fb.srem(self.keys, fb.i64(p.lanes))
+        main = fb.sub(self.keys, rest)
+        scale, lowest = fb.const(self.type, self.scale), fb.const(self.type, -_INF)
+
+        def biased(column: V, mask: V | None) -> V:
+            address = fb.gep(self.element, at, column)
+            score = fb.fmul(fb.load(self.type, address), scale)
+            if self.bias is not None:
+                score = self.bias(fb, self.index, query, fb.add(self.key0, column), p.lanes, mask, score)
+            if mask is not None:
+                score = fb.select(mask, score, lowest)
+            fb.store(score, address)
+            return score
+
+        with fb.loop(fb.i64(0), main, p.lanes, carried=[lowest], hint="max") as loop:
+            loop.carry(fb.intrinsic("maxnum", loop.carried[0], biased(loop.index, None)))
+        branch = fb.if_else(fb.icmp("ne", rest, fb.i64(0)))
+        with branch.then():
+            tail = biased(main, fb.lane_mask(rest, p.lanes))
+            branch.give(fb.intrinsic("maxnum", loop.results[0], tail))
+        with branch.otherwise():
+            branch.give(loop.results[0])
+        block_max = self._reduce("fmax", branch.results()[0])
+
+        max_at, sum_at = (fb.gep(self.element, x, fb.add(slot, i)) for x in (self.maxima, self.sums))
+        old = fb.load(self.element, max_at)
+        new = fb.intrinsic("maxnum", old, block_max)
+        fb.store(new, max_at)
+        # With every score -inf so far, subtract 0: exp(-inf) = 0, not exp(-inf + inf) = NaN.
+        nothing = fb.fcmp("oeq", new, fb.const(self.element, -_INF))
+        reference = fb.select(nothing, fb.const(self.element, 0.0), new)
+        splat = fb.splat(reference, p.lanes)
+        end = fb.mul(fb.sdiv(fb.add(self.keys, fb.i64(p.lanes - 1)), fb.i64(p.lanes)), fb.i64(p.lanes))
+        with fb.loop(fb.i64(0), end, p.lanes, carried=[fb.const(self.type, 0.0)], hint="exp") as loop:
+            address = fb.gep(self.element, at, loop.index)
+            weight = math.exp(fb, fb.fsub(fb.load(self.type, address), splat))
+            fb.store(weight, address)
+            loop.carry(fb.fadd(loop.carried[0], weight))
+        total = self._reduce("fadd", loop.results[0])
+        factor = fb.extract(math.exp(fb, fb.splat(fb.fsub(old, reference), p.lanes)), 0)
+        fb.store(factor, fb.gep(self.element, self.factors, i))
+        fb.store(fb.intrinsic("fmuladd", fb.load(self.element, sum_at), factor, total), sum_at)
+
+    def _reduce(self, kind: str, vector: V) -> V:
+        """Combine the lanes pairwise, the halves first."""
+        fb = self.fb
+        lanes = vector.lanes
+        while lanes > 1:
+            lanes //= 2
+            low, high = (fb.shuffle(vector, vector, range(start, start + lanes)) for start in (0, lanes))
+            vector = fb.intrinsic("maxnum", low, high) if kind == "fmax" else fb.fadd(low, high)
+        return fb.extract(vector, 0)
+
+    def _weigh(self, segment: RowSegment, slot: V) -> None:
+        """out = out * factor + weights·V, one panel of V at a time."""
+        fb, p = self.fb, self.p
+        rows = [fb.gep(self.element, self.scores, fb.i64(i * p.score_row)) for i in range(segment.height)]
+        factors = [
+            fb.splat(fb.load(self.element, fb.gep(self.element, self.factors, fb.i64(i))), p.lanes)
+            for i in range(segment.height)
+        ]
+        base = fb.gep(self.element, self.out, fb.mul(slot, fb.i64(p.out_row)))
+
+        def panels(first: int, stop: int, nv: int) -> None:
+            with fb.loop(fb.i64(first), fb.i64(stop), hint="values") as panel:
+                at = fb.gep(self.element, base, fb.mul(panel.index, fb.i64(p.nr)))
+                spots = [
+                    [fb.gep(self.element, at, fb.i64(i * p.out_row + j * p.lanes)) for j in range(nv)]
+                    for i in range(segment.height)
+                ]
+                acc = [
+                    [fb.fmul(fb.load(self.type, spot), factor) for spot in line]
+                    for line, factor in zip(spots, factors, strict=True)
+                ]
+                b = fb.gep(self.element, self.v_packed, fb.mul(panel.index, fb.i64(p.v_panel)))
+                acc = accumulate(fb, acc, rows, 1, b, p.nr, self.keys, lanes=p.lanes)
+                for line, values in zip(spots, acc, strict=True):
+                    for spot, value in zip(line, values, strict=True):
+                        fb.store(value, spot)
+
+        whole, rest = divmod(p.v_dim, p.nr)
+        if whole:
+            panels(0, whole, p.nv)
+        if rest:
+            panels(whole, whole + 1, -(-rest // p.lanes))
+
+    def _output(self, segment: RowSegment, row: V, slot: V) -> None:
+        """Divide by the sums and hand over the tile's rows that exist."""
+        fb, p = self.fb, self.p
+        height = fb.i64(segment.height)
+        rows = fb.smin(height, fb.sub(self.q_len, row)) if segment.clamped else height
+        rest = p.v_dim % p.lanes
+        with fb.loop(fb.i64(0), rows, hint="output") as i:
+            at_slot = fb.add(slot, i.index)
+            total = fb.load(self.element, fb.gep(self.element, self.sums, at_slot))
+            inverse = fb.fdiv(fb.const(self.element, 1.0), total)
+            if self.excluded_rows_are_zero:
+                empty = fb.fcmp("oeq", total, fb.const(self.element, 0.0))
+                inverse = fb.select(empty, fb.const(self.element, 0.0), inverse)
+            splat = fb.splat(inverse, p.lanes)
+            at = fb.gep(self.element, self.out, fb.mul(at_slot, fb.i64(p.out_row)))
+            query = fb.add(row, i.index)
+            for column in range(0, p.v_dim, p.lanes):
+                mask = fb.lane_mask(fb.i64(rest), p.lanes) if column + p.lanes > p.v_dim else None
+                value = fb.fmul(fb.load(self.type, fb.gep(self.element, at, fb.i64(column))), splat)
+                self.store_rows(fb, self.index, query, fb.i64(column), p.lanes, mask, value)
