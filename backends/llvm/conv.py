@@ -6,8 +6,10 @@ input that are contiguous in memory and belong to one kernel tap. How a tile fin
 * ``rows``: a 1x1 kernel without stride or padding is a plain matrix product over all pixels;
 * ``taps``: a table holds the address of each (tap, pixel); taps in the padding point to zeros, so that the
   inner loop has no special case for the border;
-* ``gather``: with few input channels the segments are too short, so a pixel's whole window is copied to
-  scratch once and used for all output channels.
+* ``lines``: with few input channels (the first layer) a segment is a whole kernel row of the window. A window that
+  reaches over the left or right edge is copied to scratch first, with zeros;
+* ``gather``: few channels, but rows are not contiguous (groups, dilation), or too short: each pixel's window
+  is copied to scratch once and used for all output channels.
 
 Blocking: a block of pixel tiles stays in the second-level cache while the weight panels pass by; a panel's piece of
 about 256 rows stays in the first-level cache for all tiles of the block. When there are several pieces, the
@@ -269,7 +271,7 @@ class _Emitter:
         rows = self.windows.rows(tile, start, segment, offset, len(acc), count)
         b = fb.add(fb.mul(segment, fb.i64(plan.length)), offset)
         b_at = fb.gep(self.element, w, fb.mul(b, fb.i64(plan.width)))
-        return accumulate(fb, acc, rows, 1, b_at, plan.width, k, lanes=plan.lanes)
+        return accumulate(fb, acc, rows, 1, b_at, plan.width, k, lanes=plan.lanes, unroll=plan.unroll)
 
     def finish(self, acc: Tile, tile: V, start: V, channel: V, count: V | None, mask: V | None) -> None:
         """Hand the accumulators to the epilogue."""

@@ -13,10 +13,13 @@ from ds_compiler.backends.llvm.packing import pack_b
 from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.window import ConvShape, index
 
+Mode = Literal["rows", "taps", "lines", "gather"]
 # Rows of a weight panel used before the next tile: 256 rows of 16 floats are 16 KiB, half of a usual first-level cache.
 _CHUNK = 256
-# Shorter segments than this are gathered: the accumulation loop would be left as soon as it started.
+# Shorter segments are joined or gathered: the accumulation loop would be left as soon as it started.
 _SHORTEST_SEGMENT = 16
+_SHORTEST_LINE = 8
+_WRITTEN_OUT = 24
 _MOST_ROWS = 8  # row pointers that fit beside the other general registers
 _BLOCK_TILES = 64
 
@@ -27,7 +30,7 @@ class Plan:
 
     Attributes:
         mr, nv, lanes: pixels and vectors of the register tile, lanes of a vector.
-        mode: see the module's docstring.
+        mode: where the input comes from, see `conv`.
         segments, length: input segments of a window, and elements of each.
         per_chunk, pieces: a chunk is `per_chunk` segments, or a segment is `pieces` chunks (then `per_chunk` is 1).
         block: tiles of a pixel block.
@@ -36,7 +39,7 @@ class Plan:
     mr: int
     nv: int
     lanes: int
-    mode: Literal["rows", "taps", "gather"]
+    mode: Mode
     segments: int
     length: int
     per_chunk: int
@@ -59,6 +62,11 @@ class Plan:
         return -(-self.length // self.pieces)
 
     @property
+    def unroll(self) -> int:
+        """Products of an iteration of the accumulation loop; short segments are written out."""
+        return self.length if self.length <= _WRITTEN_OUT else 4
+
+    @property
     def chunks(self) -> int:
         return -(-self.segments // self.per_chunk) * self.pieces
 
@@ -68,7 +76,7 @@ class Plan:
 
     def table_bytes(self) -> int:
         """Scratch for the segments' addresses."""
-        return self.block * self.segments * self.mr * 8 if self.mode == "taps" else 0
+        return self.block * self.segments * self.mr * 8 if self.mode in ("taps", "lines") else 0
 
     def position_bytes(self) -> int:
         """Scratch for the (image, pixel) pairs."""
@@ -76,7 +84,7 @@ class Plan:
 
     def gather_bytes(self, element: str) -> int:
         """Scratch for gathered windows; a copy may write up to a vector beyond the last."""
-        if self.mode != "gather":
+        if self.mode not in ("lines", "gather"):
             return 0
         return (self.block * self.mr * self.k + self.lanes) * bytes_of(element)
 
@@ -103,19 +111,29 @@ def make_plan(
     *,
     ci: int,
     co: int,
-    taps: int,
+    taps: tuple[int, int],
     bytes_per_pixel: int,
     in_place: bool,
+    lines: bool = False,
 ) -> Plan:
-    """`ci` and `co` of one group; `in_place`: windows are consecutive rows of the input."""
+    """The tiling of one group with `ci` and `co` channels and `taps` = (rows, columns).
+
+    Args:
+        bytes_per_pixel: of input that one output pixel brings into the cache.
+        in_place: windows are consecutive rows of the input.
+        lines: a kernel row of a window is contiguous in the input.
+    """
     lanes = target.lanes(element)
     mr, nv = _tile_shape(target, co, lanes)
-    mode: Literal["rows", "taps", "gather"]
+    mode: Mode
     if in_place:
-        mode = "rows"
+        mode, segments, length = "rows", 1, ci
+    elif ci >= _SHORTEST_SEGMENT:
+        mode, segments, length = "taps", taps[0] * taps[1], ci
+    elif lines and taps[1] * ci >= _SHORTEST_LINE:
+        mode, segments, length = "lines", taps[0], taps[1] * ci
     else:
-        mode = "taps" if ci >= _SHORTEST_SEGMENT else "gather"
-    segments, length = (1, taps * ci) if mode == "gather" else (taps, ci)
+        mode, segments, length = "gather", 1, taps[0] * taps[1] * ci
     per_chunk, pieces = segments, 1
     if segments * length > _CHUNK * 3 // 2:
         if length <= _CHUNK:
@@ -125,7 +143,7 @@ def make_plan(
             per_chunk = 1
             least = -(-length // _CHUNK)
             pieces = next((p for p in range(least, least + 4) if length % p == 0), least)
-    if mode == "gather":
+    if mode in ("lines", "gather"):
         bytes_per_pixel = segments * length * bytes_of(element)
     block = max(4, min(_BLOCK_TILES, target.l2_bytes // 2 // max(1, mr * bytes_per_pixel)))
     return Plan(mr, nv, lanes, mode, segments, length, per_chunk, pieces, block)
@@ -140,9 +158,10 @@ def conv_plan(shape: ConvShape, target: Target, element: str = "float") -> Plan:
         element,
         ci=shape.ci // shape.groups,
         co=shape.co // shape.groups,
-        taps=shape.kernel[0] * shape.kernel[1],
+        taps=shape.kernel,
         bytes_per_pixel=shape.ci * shape.stride[0] * shape.stride[1] * bytes_of(element),
         in_place=in_place,
+        lines=shape.groups == 1 and shape.dilation[1] == 1,
     )
 
 

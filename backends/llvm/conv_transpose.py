@@ -34,7 +34,7 @@ def conv_transpose_plan(shape: ConvShape, target: Target, element: str = "float"
         element,
         ci=shape.ci // shape.groups,
         co=shape.co // shape.groups,
-        taps=rows * columns,
+        taps=(rows, columns),
         bytes_per_pixel=shape.ci * bytes_of(element),
         in_place=False,
     )

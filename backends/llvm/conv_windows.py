@@ -1,4 +1,4 @@
-"""Where a tile of output pixels finds its input: tables of tap addresses, gathered windows, or rows in place."""
+"""Where a tile of output pixels finds its input: tables of addresses, gathered windows, or rows in place."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class InputWindows:
         self.even: tuple[int, int] | None = None
         if self.pixels.ref.isdigit() and self.pixels.ref != "0":
             self.even = divmod(int(self.pixels.ref), int(self.tiles.ref))
-        if plan.mode == "taps":
+        if plan.mode in ("taps", "lines"):
             definition = f"internal constant [{plan.length} x {element}] zeroinitializer, align 64"
             self.zeros = fb.module.global_(f"zeros.{element}.{plan.length}", definition)
 
@@ -91,7 +91,7 @@ class InputWindows:
     def rows(self, tile: V, start: V, segment: V, offset: V, height: int, count: V | None) -> list[V]:
         """Addresses of element `offset` of a segment, for `height` pixels of a tile of which `count` exist."""
         fb, plan = self.fb, self.plan
-        if plan.mode == "taps":
+        if plan.mode in ("taps", "lines"):
             table = fb.mul(fb.add(fb.mul(tile, fb.i64(plan.segments)), segment), fb.i64(plan.mr))
             at = fb.gep("ptr", self.table, table)
             taps = [fb.load("ptr", fb.gep("ptr", at, fb.i64(i))) for i in range(height)]
@@ -161,11 +161,13 @@ class InputWindows:
         ih, iw = (fb.add(grid.start[d], fb.mul(at, fb.i64(grid.stride[d]))) for d, at in enumerate((i, j)))
         origin = fb.mul(fb.add(fb.mul(fb.add(fb.mul(image, shape.h), ih), shape.w), iw), fb.i64(shape.ci))
         at = fb.gep(self.element, self.x, fb.add(origin, fb.mul(group, fb.i64(self.ci))))
+        slot = fb.gep("ptr", self.table, fb.add(fb.mul(tile, fb.i64(plan.mr * plan.segments)), p))
+        to = fb.mul(fb.add(fb.mul(tile, fb.i64(plan.mr)), p), fb.i64(plan.k))
         if plan.mode == "taps":
-            slot = fb.add(fb.mul(tile, fb.i64(plan.mr * plan.segments)), p)
-            self.fill_table(fb.gep("ptr", self.table, slot), at, ih, iw)
+            self.fill_table(slot, at, ih, iw)
+        elif plan.mode == "lines":
+            self.find_lines(slot, fb.gep(self.element, self.gathered, to), at, ih, iw)
         else:
-            to = fb.mul(fb.add(fb.mul(tile, fb.i64(plan.mr)), p), fb.i64(plan.k))
             self.gather_window(fb.gep(self.element, self.gathered, to), at, ih, iw)
 
     def tap_inside(self, axis: int, origin: V, tap: V) -> V:
@@ -205,62 +207,53 @@ class InputWindows:
             with fb.loop(fb.i64(0), fb.i64(columns), hint="kw") as inner:
                 tap(outer.index, inner.index, row, self.tap_inside(1, iw, inner.index))
 
+    def find_lines(self, slot: V, to: V, at: V, ih: V, iw: V) -> None:
+        """Store the address of each kernel row of a window, copied to `to` if it crosses a side of the image."""
+        fb, (rows, columns) = self.fb, self.grid.taps
+        left = fb.icmp("sge", iw, fb.i64(0))
+        right = fb.icmp("sle", fb.add(iw, fb.i64(columns)), self.shape.w)
+        branches = fb.if_else(fb.binary("and", left, right))
+        with branches.then(), fb.loop(fb.i64(0), fb.i64(rows), hint="kh") as loop:
+            line = fb.gep(self.element, at, self.tap_offset(loop.index, fb.i64(0)))
+            line = fb.select(self.tap_inside(0, ih, loop.index), line, self.zeros)
+            fb.store(line, fb.gep("ptr", slot, fb.mul(loop.index, fb.i64(self.plan.mr))))
+        with branches.otherwise():
+            self.gather_window(to, at, ih, iw)
+            with fb.loop(fb.i64(0), fb.i64(rows), hint="kh") as loop:
+                line = fb.gep(self.element, to, fb.mul(loop.index, fb.i64(self.plan.length)))
+                fb.store(line, fb.gep("ptr", slot, fb.mul(loop.index, fb.i64(self.plan.mr))))
+        branches.results()
+
     def gather_window(self, to: V, at: V, ih: V, iw: V) -> None:
         """Copy a pixel's window, zeros for the padding."""
         fb, (rows, columns) = self.fb, self.grid.taps
-        contiguous = self.shape.groups == 1 and self.grid.dilation[1] == 1 and self.grid.tap_exists is None
         with fb.loop(fb.i64(0), fb.i64(rows), hint="kh") as outer:
-            kh = outer.index
-            row_inside = self.tap_inside(0, ih, kh)
-            row_to = fb.gep(self.element, to, fb.mul(kh, fb.i64(columns * self.ci)))
-
-            def single_taps() -> None:
-                with fb.loop(fb.i64(0), fb.i64(columns), hint="kw") as inner:
-                    inside = fb.binary("and", row_inside, self.tap_inside(1, iw, inner.index))
-                    tap_to = fb.gep(self.element, row_to, fb.mul(inner.index, fb.i64(self.ci)))
-                    branches = fb.if_else(inside)
-                    with branches.then():
-                        self.copy(tap_to, fb.gep(self.element, at, self.tap_offset(kh, inner.index)), self.ci)
-                    with branches.otherwise():
-                        self.copy(tap_to, None, self.ci)
-                    branches.results()
-
-            if not contiguous:
-                single_taps()
-            else:
-                left = fb.icmp("sge", iw, fb.i64(0))
-                right = fb.icmp("sle", fb.add(iw, fb.i64(columns)), self.shape.w)
-                whole = fb.binary("and", row_inside, fb.binary("and", left, right))
-                branches = fb.if_else(whole)
+            row_inside = self.tap_inside(0, ih, outer.index)
+            with fb.loop(fb.i64(0), fb.i64(columns), hint="kw") as inner:
+                kh, kw = outer.index, inner.index
+                inside = fb.binary("and", row_inside, self.tap_inside(1, iw, kw))
+                number = fb.add(fb.mul(kh, fb.i64(columns)), kw)
+                tap_to = fb.gep(self.element, to, fb.mul(number, fb.i64(self.ci)))
+                branches = fb.if_else(inside)
                 with branches.then():
-                    source = fb.gep(self.element, at, self.tap_offset(kh, fb.i64(0)))
-                    self.copy(row_to, source, columns * self.ci)
+                    self.copy(tap_to, fb.gep(self.element, at, self.tap_offset(kh, kw)))
                 with branches.otherwise():
-                    single_taps()
+                    self.copy(tap_to, None)
                 branches.results()
 
-    def copy(self, to: V, source: V | None, count: int) -> None:
-        """Copy `count` elements (zeros without a source). Writes whole vectors: what follows is written later.
+    def copy(self, to: V, source: V | None) -> None:
+        """Copy the channels of a tap, fewer than `conv_plan` takes as a segment (zeros without a source).
 
-        Masked loads are fast where masked stores are not (tens of cycles on Zen).
+        Writes whole vectors: what follows is written later. Masked loads are fast where masked stores are
+        not (tens of cycles on Zen).
         """
-        fb, lanes = self.fb, self.plan.lanes
-        zero = fb.const(self.vector, 0.0)
-        full = count // lanes * lanes
-
-        def vector(offset: V) -> None:
-            value = zero if source is None else fb.load(self.vector, fb.gep(self.element, source, offset))
-            fb.store(value, fb.gep(self.element, to, offset))
-
-        if full > 8 * lanes:
-            with fb.loop(fb.i64(0), fb.i64(full), lanes, hint="copy") as loop:
-                vector(loop.index)
-        else:
-            for offset in range(0, full, lanes):
-                vector(fb.i64(offset))
-        if count > full:
-            rest = zero
+        fb, lanes, count = self.fb, self.plan.lanes, self.ci
+        for first in range(0, count, lanes):
+            offset, value = fb.i64(first), fb.const(self.vector, 0.0)
             if source is not None:
-                mask = fb.lane_mask(fb.i64(count - full), lanes)
-                rest = fb.masked_load(self.vector, fb.gep(self.element, source, fb.i64(full)), mask)
-            fb.store(rest, fb.gep(self.element, to, fb.i64(full)))
+                at = fb.gep(self.element, source, offset)
+                if count - first >= lanes:
+                    value = fb.load(self.vector, at)
+                else:
+                    value = fb.masked_load(self.vector, at, fb.lane_mask(fb.i64(count - first), lanes))
+            fb.store(value, fb.gep(self.element, to, offset))
