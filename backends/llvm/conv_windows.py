@@ -213,10 +213,19 @@ class InputWindows:
         left = fb.icmp("sge", iw, fb.i64(0))
         right = fb.icmp("sle", fb.add(iw, fb.i64(columns)), self.shape.w)
         branches = fb.if_else(fb.binary("and", left, right))
-        with branches.then(), fb.loop(fb.i64(0), fb.i64(rows), hint="kh") as loop:
-            line = fb.gep(self.element, at, self.tap_offset(loop.index, fb.i64(0)))
-            line = fb.select(self.tap_inside(0, ih, loop.index), line, self.zeros)
-            fb.store(line, fb.gep("ptr", slot, fb.mul(loop.index, fb.i64(self.plan.mr))))
+
+        def in_place(kh: V) -> None:
+            line = fb.gep(self.element, at, self.tap_offset(kh, fb.i64(0)))
+            line = fb.select(self.tap_inside(0, ih, kh), line, self.zeros)
+            fb.store(line, fb.gep("ptr", slot, fb.mul(kh, fb.i64(self.plan.mr))))
+
+        with branches.then():
+            if rows <= _UNROLLED_TAPS:
+                for kh in range(rows):
+                    in_place(fb.i64(kh))
+            else:
+                with fb.loop(fb.i64(0), fb.i64(rows), hint="kh") as loop:
+                    in_place(loop.index)
         with branches.otherwise():
             self.gather_window(to, at, ih, iw)
             with fb.loop(fb.i64(0), fb.i64(rows), hint="kh") as loop:
