@@ -94,6 +94,7 @@ _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
     "loop": _loop,
     "matmul": contraction.emit_dot,
     "conv": windows.emit_convolution,
+    "conv_transpose": windows.emit_convolution,
     "pool": windows.emit_pooling,
 }
 

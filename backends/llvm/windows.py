@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
 from ds_compiler.backends.llvm.contraction import EpilogueEmitter, root_of
-from ds_compiler.backends.llvm.conv import conv_scratch_bytes, emit_conv, pack_conv_weight
-from ds_compiler.backends.llvm.depthwise import emit_depthwise, pack_depthwise_weight
-from ds_compiler.backends.llvm.frame import Array, KernelFrame, KernelInfo, Packing
+from ds_compiler.backends.llvm.convolution import choose
+from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
 from ds_compiler.backends.llvm.pool import PoolShape, emit_pool
 from ds_compiler.backends.llvm.scalars import compute_type
 from ds_compiler.backends.llvm.window import ConvShape, Epilogue
@@ -16,7 +15,7 @@ from ds_compiler.backends.loops.contraction import lower_epilogue
 from ds_compiler.ir.core import Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.ops import Conv, ReduceWindow
+from ds_compiler.ops import Conv, ConvTranspose, ReduceWindow
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
@@ -50,18 +49,17 @@ def _epilogue(frame: KernelFrame, root: Value) -> tuple[EpilogueEmitter, Epilogu
 
 
 def emit_convolution(frame: KernelFrame) -> KernelInfo:
-    """A ``conv`` fusion: a channels-last convolution with a constant weight, then elementwise operations."""
-    op = root_of(frame, Conv)
-    assert isinstance(op, Conv)
+    """A ``conv`` or ``conv_transpose`` fusion: channels last, constant weight, then elementwise operations."""
+    transposed = frame.fusion.strategy == "conv_transpose"
+    op = root_of(frame, ConvTranspose if transposed else Conv)
+    assert isinstance(op, Conv | ConvTranspose)
     x, w, result = op.input.type, op.weight.type, op.result.type
     if op.layout != "nhwc" or x.rank not in (3, 4) or x.dtype.name not in ("f32", "f64"):
         raise CompileError(f"no convolution schedule for {x} in layout {op.layout}", location=op.location)
     constant = frame.constant_input(op.weight)
-    ci, co = x.shape[-1], w.shape[0]
+    ci, co = x.shape[-1], result.shape[-1]
     if constant is None or not isinstance(ci, int) or not isinstance(co, int):
         raise CompileError("a convolution's weight must be constant", location=op.location)
-    element = compute_type(x.dtype)
-    kernel = [d for d in w.shape[2:] if isinstance(d, int)]
     h, width = _plane(frame, x.shape[1:-1])
     oh, ow = _plane(frame, result.shape[1:-1])
     shape = ConvShape(
@@ -70,7 +68,7 @@ def emit_convolution(frame: KernelFrame) -> KernelInfo:
         w=width,
         oh=oh,
         ow=ow,
-        kernel=_pair(kernel),
+        kernel=_pair([d for d in w.shape[2:] if isinstance(d, int)]),
         stride=_pair(op.strides),
         dilation=_pair(op.dilations),
         pads=_pads(frame, op.low, op.high),
@@ -79,45 +77,24 @@ def emit_convolution(frame: KernelFrame) -> KernelInfo:
         groups=op.groups,
     )
     emitter, finish = _epilogue(frame, op.result)
-    target, pointer = frame.target, frame.pointers[constant]
-    kernel_shape = (shape.co, shape.ci // shape.groups, *shape.kernel)
-    scratch = 0
-    if op.groups == ci and op.groups > 1:
-        lanes = target.lanes(element)
-        packing = Packing(f"depthwise {kernel_shape} {lanes}", lambda a: _depthwise(a, kernel_shape, lanes))
-        emit_depthwise(
-            frame.fb,
-            target,
-            shape=shape,
-            x=frame.pointer(op.input),
-            w=pointer,
-            task=frame.task,
-            tasks=frame.tasks,
-            epilogue=finish,
-            element=element,
-        )
-    else:
-        scratch = conv_scratch_bytes(shape, target, element)
-        static = f"{kernel_shape} {op.groups} {shape.stride} {op.low} {op.high} {x.shape[1:]}"
-        packing = Packing(f"conv {static}", lambda a: pack_conv_weight(a.reshape(kernel_shape), shape, target))
-        emit_conv(
-            frame.fb,
-            target,
-            shape=shape,
-            x=frame.pointer(op.input),
-            w=pointer,
-            task=frame.task,
-            tasks=frame.tasks,
-            scratch=frame.scratch,
-            epilogue=finish,
-            element=element,
-        )
+    convolution = choose(shape, frame.target, transposed=transposed, element=compute_type(x.dtype))
+    weight_shape = (*(d for d in w.shape[:2] if isinstance(d, int)), *shape.kernel)
+    convolution.emit(
+        frame.fb,
+        shape=shape,
+        x=frame.pointer(op.input),
+        w=frame.pointers[constant],
+        task=frame.task,
+        tasks=frame.tasks,
+        scratch=frame.scratch,
+        epilogue=finish,
+    )
+    static = (weight_shape, op.groups, op.strides, op.dilations, op.low, op.high, x.shape[1:])
+    packing = Packing(f"{convolution.algorithm} {static}", lambda a: convolution.pack(a.reshape(weight_shape)))
     own = {frame.fusion.body.block.arguments.index(v) for v in (op.input, op.weight)}  # type: ignore[arg-type]
-    return KernelInfo(scratch_bytes=scratch, packed={constant: packing}, inplace=emitter.inplace(own))
-
-
-def _depthwise(w: Array, shape: tuple[int, ...], lanes: int) -> Array:
-    return pack_depthwise_weight(w.reshape(shape), lanes)
+    return KernelInfo(
+        scratch_bytes=convolution.scratch_bytes(), packed={constant: packing}, inplace=emitter.inplace(own)
+    )
 
 
 def emit_pooling(frame: KernelFrame) -> KernelInfo:
