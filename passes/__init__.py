@@ -1,0 +1,24 @@
+"""Module → module: the pass manager, the pattern rewriter, then a file per pass.
+
+In:   a `ds_compiler.ir.Module`.
+Out:  the same module, rewritten in place; what was done is told through `remarks`.
+Read: `manager` (names, options, pipelines), `rewriter`, `canonicalize` with `patterns/`, then any pass.
+"""
+
+from ds_compiler.passes import canonicalize, cse, dce, fold, simplify_shapes
+from ds_compiler.passes.manager import PASSES, PIPELINES, parse_pipeline, register, run
+from ds_compiler.passes.remarks import collect
+
+__all__ = [
+    "PASSES",
+    "PIPELINES",
+    "canonicalize",
+    "collect",
+    "cse",
+    "dce",
+    "fold",
+    "parse_pipeline",
+    "register",
+    "run",
+    "simplify_shapes",
+]
