@@ -8,12 +8,14 @@ exponentials, and rescales its output when the maximum moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ds_compiler.backends.llvm import math
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of, known, vector_of
-from ds_compiler.backends.llvm.gemm_schedule import RowSegment, row_segments
+from ds_compiler.backends.llvm.gemm_schedule import RowSegment, Schedule, choose_schedule, row_segments
+from ds_compiler.backends.llvm.math_exp import exp_nonpositive
+from ds_compiler.backends.llvm.matvec import emit_few_rows
 from ds_compiler.backends.llvm.operands import Epilogue, Matrix, each_unit, share
 from ds_compiler.backends.llvm.packing import emit_pack_b
 from ds_compiler.backends.llvm.target import Target
@@ -28,6 +30,7 @@ may be loaded. -inf excludes a key.
 
 _INF = float("inf")
 _ROWS = 384  # query rows that share a packed block of keys
+_FEW = 3  # up to this many queries, packing the keys costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def emit_attention(
     Every element's value is independent of `tasks`. A NaN score makes its row NaN.
     """
     plan = _plan(target, head_dim, v_dim, element)
-    emitter = _Attention(fb, plan, q_len, kv_len, (q, k, v), scale, bias, scratch, store, excluded_rows_are_zero)
+    few = choose_schedule(target, element, 1, None, None, b_layout="rows", scratch=False)
+    emitter = _Attention(fb, plan, few, q_len, kv_len, (q, k, v), scale, bias, scratch, store, excluded_rows_are_zero)
     emitter.emit(batch_heads, task, tasks)
 
 
@@ -144,6 +148,7 @@ class _Attention:
         self,
         fb: FunctionBuilder,
         plan: _Plan,
+        few_schedule: Schedule,
         q_len: V,
         kv_len: V,
         operands: tuple[Matrix, Matrix, Matrix],
@@ -153,7 +158,7 @@ class _Attention:
         store: Epilogue,
         excluded_rows_are_zero: bool,
     ) -> None:
-        self.fb, self.p, self.q_len, self.kv_len = fb, plan, q_len, kv_len
+        self.fb, self.p, self.few_schedule, self.q_len, self.kv_len = fb, plan, few_schedule, q_len, kv_len
         self.q, self.k, self.v = operands
         self.scale, self.bias, self.store_rows = scale, bias, store
         self.excluded_rows_are_zero = excluded_rows_are_zero
@@ -166,6 +171,23 @@ class _Attention:
         )
 
     def emit(self, batch_heads: V, task: V, tasks: V) -> None:
+        """Choose between packing keys for tiles of queries and reading keys in place for a few queries."""
+        fb, few = self.fb, self.fb.i64(_FEW)
+        count = known(self.q_len)
+        if "strided" in (self.k.layout, self.v.layout) or (count is not None and count > _FEW):
+            self._units(batch_heads, task, tasks, self.tiles, self.p.tiles, self._queries)
+        elif count is not None:
+            self._units(batch_heads, task, tasks, self.q_len, _FEW, self._few_queries)
+        else:
+            branch = fb.if_else(fb.icmp("sle", self.q_len, few))
+            with branch.then():
+                self._units(batch_heads, task, tasks, self.q_len, _FEW, self._few_queries)
+            with branch.otherwise():
+                self._units(batch_heads, task, tasks, self.tiles, self.p.tiles, self._queries)
+            branch.results()
+
+    def _units(self, batch_heads: V, task: V, tasks: V, count: V, step: int, body: Callable[[V, V], None]) -> None:
+        """``body(first, last)`` for this task's share of `count` rows or tiles of each entry, `step` at a time."""
         fb, one = self.fb, self.fb.i64(1)
         parts = one
         if known(tasks) != 1:
@@ -176,42 +198,100 @@ class _Attention:
         def unit(index: V, row_part: V, _: V) -> None:
             self.index = index
             self.q_base, self.k_base, self.v_base = (x.at(fb, self.element, index) for x in (self.q, self.k, self.v))
-            first, last = share(fb, self.tiles, row_part, parts)
-            with fb.loop(first, last, self.p.tiles, hint="queries") as block:
-                self._rows(block.index, fb.smin(fb.add(block.index, fb.i64(self.p.tiles)), last))
+            first, last = share(fb, count, row_part, parts)
+            with fb.loop(first, last, step, hint="queries") as block:
+                body(block.index, fb.smin(fb.add(block.index, fb.i64(step)), last))
 
         each_unit(fb, batch_heads, (parts, one), task, tasks, unit)
 
     # -- blocks -------------------------------------------------------------------------------
-    def _rows(self, tile0: V, tile1: V) -> None:
+    def _queries(self, tile0: V, tile1: V) -> None:
         """All keys for the query tiles tile0 ... tile1 - 1, then their output."""
         fb, p = self.fb, self.p
-        self.tile0, self.tile1 = tile0, tile1
-        slots = fb.mul(fb.sub(tile1, tile0), fb.i64(p.mr))
-        zero = fb.const(self.type, 0.0)
+        row0, row1 = self._first_row(tile0), self._first_row(tile1)
+        self._reset(fb.mul(fb.sub(tile1, tile0), fb.i64(p.mr)))
+        with self._key_blocks():
+            self._pack()
+            with fb.loop(tile0, tile1, hint="tile") as tile:
+                row = self._first_row(tile.index)
+                height = fb.sub(self._first_row(fb.add(tile.index, fb.i64(1))), row)
+                self._by_height(tile.index, lambda segment: self._scores(segment, row))
+                with fb.loop(fb.i64(0), height, hint="softmax") as i:
+                    self._softmax(fb.add(row, i.index), fb.sub(fb.add(row, i.index), row0), i.index)
+                self._by_height(tile.index, lambda segment: self._weigh(segment, fb.sub(row, row0)))
+        with fb.loop(row0, fb.smin(row1, self.q_len), hint="output") as row_loop:
+            self._output(row_loop.index, fb.sub(row_loop.index, row0))
+
+    def _few_queries(self, row0: V, row1: V) -> None:
+        """All keys for the queries row0 ... row1 - 1: K and V are read where they are."""
+        fb, p, one, zero = self.fb, self.p, self.fb.i64(1), self.fb.i64(0)
+        self._reset(fb.sub(row1, row0))
+        with self._key_blocks(), fb.loop(row0, row1, hint="query") as row_loop:
+            slot = fb.sub(row_loop.index, row0)
+            query = Matrix(fb.gep(self.element, self.q_base, fb.mul(row_loop.index, self.q.row)), one, self.q.col)
+            keys = fb.gep(self.element, self.k_base, fb.mul(self.key0, self.k.row))
+            values = fb.gep(self.element, self.v_base, fb.mul(self.key0, self.v.row))
+
+            def product(n: V, k: V, a: Matrix, b: Matrix, epilogue: Epilogue) -> None:
+                emit_few_rows(fb, self.few_schedule, one, one, n, k, a, b, zero, one, epilogue)
+
+            head_dim, v_dim = fb.i64(p.head_dim), fb.i64(p.v_dim)
+            product(self.keys, head_dim, query, Matrix(keys, self.k.col, self.k.row), self._put_scores)
+            self._softmax(row_loop.index, slot, zero)
+            factor = fb.splat(fb.load(self.element, self.factors), p.lanes)
+            out = fb.gep(self.element, self.out, fb.mul(slot, fb.i64(p.out_row)))
+
+            def add(fb: FunctionBuilder, _: V, __: V, column: V, lanes: int, mask: V | None, value: V) -> None:
+                at = fb.gep(self.element, out, column)  # lanes past v_dim exist in scratch
+                fb.store(fb.intrinsic("fmuladd", fb.load(self.type, at), factor, value), at)
+
+            weights = Matrix(self.scores, one, one)
+            product(v_dim, self.keys, weights, Matrix(values, self.v.row, self.v.col), add)
+        with fb.loop(row0, row1, hint="output") as row_loop:
+            self._output(row_loop.index, fb.sub(row_loop.index, row0))
+
+    def _put_scores(self, fb: FunctionBuilder, _: V, row: V, column: V, lanes: int, mask: V | None, value: V) -> None:
+        fb.store(value, fb.gep(self.element, self.scores, column))  # lanes past the last key exist in scratch
+
+    @contextmanager
+    def _key_blocks(self) -> Iterator[None]:
+        """The loop over blocks of keys: `keys` of them from `key0`."""
+        fb, p = self.fb, self.p
+        with fb.loop(fb.i64(0), self.kv_len, p.keys, hint="keys") as block:
+            self.key0 = block.index
+            self.keys = fb.smin(fb.sub(self.kv_len, block.index), fb.i64(p.keys))
+            yield
+
+    def _reset(self, slots: V) -> None:
+        """No keys seen yet by the rows of the block."""
+        fb, p = self.fb, self.p
         with fb.loop(fb.i64(0), slots, hint="reset") as slot:
             fb.store(fb.const(self.element, -_INF), fb.gep(self.element, self.maxima, slot.index))
             fb.store(fb.const(self.element, 0.0), fb.gep(self.element, self.sums, slot.index))
             at = fb.gep(self.element, self.out, fb.mul(slot.index, fb.i64(p.out_row)))
-            for column in range(0, p.out_row, p.lanes):
-                fb.store(zero, fb.gep(self.element, at, fb.i64(column)))
-        with fb.loop(fb.i64(0), self.kv_len, p.keys, hint="keys") as block:
-            self.key0 = block.index
-            self.keys = fb.smin(fb.sub(self.kv_len, block.index), fb.i64(p.keys))
-            self._pack()
-            for segment in self.segments:
-                self._each_tile(segment, self._tile)
-        for segment in self.segments:
-            self._each_tile(segment, self._output)
+            with fb.loop(fb.i64(0), fb.i64(p.out_row), p.lanes, hint="reset.columns") as column:
+                fb.store(fb.const(self.type, 0.0), fb.gep(self.element, at, column.index))
 
-    def _each_tile(self, segment: RowSegment, body: Callable[[RowSegment, V, V], None]) -> None:
-        """``body(segment, first query row, first row slot in scratch)`` for the segment's tiles in the block."""
-        fb, p = self.fb, self.p
-        low = fb.smax(self.tile0, segment.first)
-        high = fb.smin(self.tile1, fb.add(segment.first, segment.count))
-        with fb.loop(low, high, hint="tile") as tile:
-            row = fb.add(segment.row, fb.mul(fb.sub(tile.index, segment.first), fb.i64(segment.height)))
-            body(segment, row, fb.mul(fb.sub(tile.index, self.tile0), fb.i64(p.mr)))
+    def _first_row(self, tile: V) -> V:
+        """The query row at which a tile starts; past the last row after the last tile."""
+        fb = self.fb
+        row = fb.i64(0)
+        for segment in self.segments:
+            inside = fb.smin(fb.smax(fb.sub(tile, segment.first), fb.i64(0)), segment.count)
+            row = fb.add(row, fb.mul(inside, fb.i64(segment.height)))
+        return row
+
+    def _by_height(self, tile: V, body: Callable[[RowSegment], None]) -> None:
+        """``body`` for the segment that the tile belongs to."""
+        fb = self.fb
+        if len(self.segments) == 1:
+            body(self.segments[0])
+            return
+        for segment in self.segments:
+            begins = fb.icmp("sge", tile, segment.first)
+            ends = fb.icmp("slt", tile, fb.add(segment.first, segment.count))
+            with fb.if_(fb.binary("and", begins, ends), hint=f"height{segment.height}"):
+                body(segment)
 
     def _pack(self) -> None:
         """The block's keys, transposed, and values, in panels."""
@@ -228,12 +308,6 @@ class _Attention:
         )  # fmt: skip
 
     # -- one tile of rows ---------------------------------------------------------------------
-    def _tile(self, segment: RowSegment, row: V, slot: V) -> None:
-        self._scores(segment, row)
-        with self.fb.loop(self.fb.i64(0), self.fb.i64(segment.height), hint="softmax") as i:
-            self._softmax(row, slot, i.index)
-        self._weigh(segment, slot)
-
     def _scores(self, segment: RowSegment, row: V) -> None:
         """Q·Kᵀ of the tile and the block of keys; columns past the last key hold anything."""
         fb, p = self.fb, self.p
@@ -261,12 +335,12 @@ class _Attention:
         """Scale and bias row i of the scores, and turn them into exponentials against the running maximum."""
         fb, p = self.fb, self.p
         at = fb.gep(self.element, self.scores, fb.mul(i, fb.i64(p.score_row)))
-        query = fb.smin(fb.add(row, i), fb.sub(self.q_len, fb.i64(1)))
+        query = fb.smin(row, fb.sub(self.q_len, fb.i64(1)))
         rest = fb.srem(self.keys, fb.i64(p.lanes))
         main = fb.sub(self.keys, rest)
         scale, lowest = fb.const(self.type, self.scale), fb.const(self.type, -_INF)
 
-        def biased(column: V, mask: V | None) -> V:
+        def larger(most: V, column: V, mask: V | None) -> V:
             address = fb.gep(self.element, at, column)
             score = fb.fmul(fb.load(self.type, address), scale)
             if self.bias is not None:
@@ -274,21 +348,21 @@ class _Attention:
             if mask is not None:
                 score = fb.select(mask, score, lowest)
             fb.store(score, address)
-            return score
+            # One instruction, unlike maxnum; a NaN score leaves the maximum alone and returns in the exponential.
+            return fb.select(fb.fcmp("ogt", score, most), score, most)
 
         with fb.loop(fb.i64(0), main, p.lanes, carried=[lowest], hint="max") as loop:
-            loop.carry(fb.intrinsic("maxnum", loop.carried[0], biased(loop.index, None)))
+            loop.carry(larger(loop.carried[0], loop.index, None))
         branch = fb.if_else(fb.icmp("ne", rest, fb.i64(0)))
         with branch.then():
-            tail = biased(main, fb.lane_mask(rest, p.lanes))
-            branch.give(fb.intrinsic("maxnum", loop.results[0], tail))
+            branch.give(larger(loop.results[0], main, fb.lane_mask(rest, p.lanes)))
         with branch.otherwise():
             branch.give(loop.results[0])
         block_max = self._reduce("fmax", branch.results()[0])
 
-        max_at, sum_at = (fb.gep(self.element, x, fb.add(slot, i)) for x in (self.maxima, self.sums))
+        max_at, sum_at = (fb.gep(self.element, x, slot) for x in (self.maxima, self.sums))
         old = fb.load(self.element, max_at)
-        new = fb.intrinsic("maxnum", old, block_max)
+        new = fb.select(fb.fcmp("ogt", block_max, old), block_max, old)
         fb.store(new, max_at)
         # With every score -inf so far, subtract 0: exp(-inf) = 0, not exp(-inf + inf) = NaN.
         nothing = fb.fcmp("oeq", new, fb.const(self.element, -_INF))
@@ -297,11 +371,11 @@ class _Attention:
         end = fb.mul(fb.sdiv(fb.add(self.keys, fb.i64(p.lanes - 1)), fb.i64(p.lanes)), fb.i64(p.lanes))
         with fb.loop(fb.i64(0), end, p.lanes, carried=[fb.const(self.type, 0.0)], hint="exp") as loop:
             address = fb.gep(self.element, at, loop.index)
-            weight = math.exp(fb, fb.fsub(fb.load(self.type, address), splat))
+            weight = exp_nonpositive(fb, fb.fsub(fb.load(self.type, address), splat))
             fb.store(weight, address)
             loop.carry(fb.fadd(loop.carried[0], weight))
         total = self._reduce("fadd", loop.results[0])
-        factor = fb.extract(math.exp(fb, fb.splat(fb.fsub(old, reference), p.lanes)), 0)
+        factor = exp_nonpositive(fb, fb.fsub(old, reference))
         fb.store(factor, fb.gep(self.element, self.factors, i))
         fb.store(fb.intrinsic("fmuladd", fb.load(self.element, sum_at), factor, total), sum_at)
 
@@ -348,23 +422,23 @@ class _Attention:
         if rest:
             panels(whole, whole + 1, -(-rest // p.lanes))
 
-    def _output(self, segment: RowSegment, row: V, slot: V) -> None:
-        """Divide by the sums and hand over the tile's rows that exist."""
+    def _output(self, row: V, slot: V) -> None:
+        """Divide a row by its sum and hand it over."""
         fb, p = self.fb, self.p
-        height = fb.i64(segment.height)
-        rows = fb.smin(height, fb.sub(self.q_len, row)) if segment.clamped else height
+        total = fb.load(self.element, fb.gep(self.element, self.sums, slot))
+        inverse = fb.fdiv(fb.const(self.element, 1.0), total)
+        if self.excluded_rows_are_zero:
+            empty = fb.fcmp("oeq", total, fb.const(self.element, 0.0))
+            inverse = fb.select(empty, fb.const(self.element, 0.0), inverse)
+        splat = fb.splat(inverse, p.lanes)
+        at = fb.gep(self.element, self.out, fb.mul(slot, fb.i64(p.out_row)))
+
+        def vector(column: V, mask: V | None) -> None:
+            value = fb.fmul(fb.load(self.type, fb.gep(self.element, at, column)), splat)
+            self.store_rows(fb, self.index, row, column, p.lanes, mask, value)
+
         rest = p.v_dim % p.lanes
-        with fb.loop(fb.i64(0), rows, hint="output") as i:
-            at_slot = fb.add(slot, i.index)
-            total = fb.load(self.element, fb.gep(self.element, self.sums, at_slot))
-            inverse = fb.fdiv(fb.const(self.element, 1.0), total)
-            if self.excluded_rows_are_zero:
-                empty = fb.fcmp("oeq", total, fb.const(self.element, 0.0))
-                inverse = fb.select(empty, fb.const(self.element, 0.0), inverse)
-            splat = fb.splat(inverse, p.lanes)
-            at = fb.gep(self.element, self.out, fb.mul(at_slot, fb.i64(p.out_row)))
-            query = fb.add(row, i.index)
-            for column in range(0, p.v_dim, p.lanes):
-                mask = fb.lane_mask(fb.i64(rest), p.lanes) if column + p.lanes > p.v_dim else None
-                value = fb.fmul(fb.load(self.type, fb.gep(self.element, at, fb.i64(column))), splat)
-                self.store_rows(fb, self.index, query, fb.i64(column), p.lanes, mask, value)
+        with fb.loop(fb.i64(0), fb.i64(p.v_dim - rest), p.lanes, hint="output.columns") as column:
+            vector(column.index, None)
+        if rest:
+            vector(fb.i64(p.v_dim - rest), fb.lane_mask(fb.i64(rest), p.lanes))
