@@ -5,7 +5,7 @@ Out:  the same module, rewritten in place; what was done is told through `remark
 Read: `manager` (names, options, pipelines), `rewriter`, `canonicalize` with `patterns/`, then any pass.
 """
 
-from ds_compiler.passes import canonicalize, cse, dce, fold, simplify_shapes
+from ds_compiler.passes import canonicalize, cse, dce, fold, fuse, simplify_shapes
 from ds_compiler.passes.manager import PASSES, PIPELINES, parse_pipeline, register, run
 from ds_compiler.passes.remarks import collect
 
@@ -17,6 +17,7 @@ __all__ = [
     "cse",
     "dce",
     "fold",
+    "fuse",
     "parse_pipeline",
     "register",
     "run",

@@ -196,11 +196,10 @@ class _Grouper:
         """The root and the longest run of elementwise followers that leaves one value alive."""
         best = _Group(strategy, root, {root: None})
         group = _Group(strategy, root, {root: None})
-        shape = root.results[0].type.shape
         if strategy == "attention":
             return best
         while len(group.members) < self.max_ops:
-            follower = self._follower(group, shape)
+            follower = self._follower(group)
             if follower is None:
                 break
             group.members[follower] = None
@@ -213,12 +212,18 @@ class _Grouper:
         self._add_copies(best)
         return best
 
-    def _follower(self, group: _Group, shape: tuple[Dim, ...]) -> Operation | None:
+    def _follower(self, group: _Group) -> Operation | None:
+        """The next operation that can join a contraction's epilogue."""
         users = {u for m in group.members for r in m.results for u in r.users}
         for user in sorted(users, key=self.where):
             if user in group.members or user in self.group_of or user.parent is not self.block:
                 continue
-            if not isinstance(user, _ELEMENTWISE) or user.results[0].type.shape != shape:
+            if isinstance(user, Transpose):
+                # Stores stay contiguous vectors as long as the last axis stays last.
+                if user.permutation[-1] == len(user.permutation) - 1 and len(user.operand.uses) == 1:
+                    return user
+                continue
+            if not isinstance(user, _ELEMENTWISE):
                 continue
             outside = [v for v in user.operands if v.defining_op not in group.members]
             if not any(self.depends_on(v, group.members) for v in outside):

@@ -164,7 +164,7 @@ CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
     "linear_relu": ([t(2, n, 24), t(33)], linear, [real(2, 11, 24), real(33)], 1),
     "linear_one_row": ([t(1, 1, 24), t(33)], linear, [real(1, 1, 24), real(33)], 1),
     "gelu_linear_residual": ([t(2, n, 24)] * 2, gelu_linear, [real(2, 11, 24), real(2, 11, 24)], 1),
-    "attention": ([t(2, n, 3, 8)] * 3, attention, [real(2, 9, 3, 8) for _ in range(3)], 4),
+    "attention": ([t(2, n, 3, 8)] * 3, attention, [real(2, 9, 3, 8) for _ in range(3)], 3),
     "conv3x3": ([IMAGE, t(20)], conv_relu(1, 6, 20, (3, 3), 1), [IMAGE_VALUE, real(20)], 1),
     "conv_grouped": ([IMAGE, t(9)], conv_relu(3, 6, 9, (3, 3), 2), [IMAGE_VALUE, real(9)], 1),
     "conv_depthwise": ([IMAGE, t(6)], conv_relu(6, 6, 6, (3, 3), 2), [IMAGE_VALUE, real(6)], 1),
