@@ -3,7 +3,7 @@
 A tile of ``mr`` output pixels x ``nv`` vectors of output channels is accumulated over *segments*: stretches of the
 input that are contiguous in memory and belong to one kernel tap. How a tile finds them is chosen by shape:
 
-* ``rows``: a 1x1 kernel without stride or padding is a plain matrix product over all pixels;
+* ``rows``: a 1x1 kernel without stride or padding is a plain matrix product over all pixels (one a group);
 * ``taps``: a table holds the address of each (tap, pixel); taps in the padding point to zeros, so that the
   inner loop has no special case for the border;
 * ``lines``: with few input channels (the first layer) a segment is a whole kernel row of the window. A window that

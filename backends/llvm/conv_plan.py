@@ -152,7 +152,7 @@ def make_plan(
 def conv_plan(shape: ConvShape, target: Target, element: str = "float") -> Plan:
     """The tiling of `shape` on `target`."""
     no_padding = all(index(p).ref == "0" for p in shape.pads)
-    in_place = shape.groups == 1 and (shape.kernel, shape.stride) == ((1, 1), (1, 1)) and no_padding
+    in_place = (shape.kernel, shape.stride) == ((1, 1), (1, 1)) and no_padding
     return make_plan(
         target,
         element,

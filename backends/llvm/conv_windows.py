@@ -68,6 +68,7 @@ class InputWindows:
         self.x, self.element, self.vector = x, element, vector_of(element, plan.lanes)
         self.table, self.positions, self.gathered = table, positions, gathered
         self.ci = shape.ci // shape.groups
+        self.group_x = x  # the first channel of the group at hand, set by `prepare`
         self.pixels = fb.mul(fb.mul(shape.n, grid.rows), grid.columns)
         self.tiles = ceil_div(fb, self.pixels, plan.mr)
         # The pixels of one image are their own positions; otherwise positions are kept in scratch.
@@ -99,8 +100,8 @@ class InputWindows:
         if plan.mode == "gather":
             at = fb.gep(self.element, self.gathered, fb.add(fb.mul(tile, fb.i64(plan.mr * plan.k)), offset))
             return [fb.gep(self.element, at, fb.i64(i * plan.k)) for i in range(height)]
-        ci = fb.i64(self.ci)
-        at = fb.gep(self.element, self.x, fb.add(fb.mul(start, ci), offset))
+        ci = fb.i64(self.shape.ci)
+        at = fb.gep(self.element, self.group_x, fb.add(fb.mul(start, ci), offset))
         last = fb.sub(count, fb.i64(1)) if count is not None else fb.i64(height)
         return [fb.gep(self.element, at, fb.mul(fb.smin(fb.i64(i), last), ci)) for i in range(height)]
 
@@ -114,6 +115,7 @@ class InputWindows:
     def prepare(self, first_tile: V, tiles: V, group: V) -> None:
         """Fill the table, the gathered windows and the positions for the pixels of a block."""
         fb, plan, grid = self.fb, self.plan, self.grid
+        self.group_x = fb.gep(self.element, self.x, fb.mul(group, fb.i64(self.ci)))
         if plan.mode == "rows" and self.flat:
             return
         zero, one = fb.i64(0), fb.i64(1)
@@ -132,7 +134,7 @@ class InputWindows:
                 height = fb.add(fb.i64(low), more)
             with fb.loop(zero, height, carried=loop.carried, hint="pixel") as pixels:
                 image, i, j = pixels.carried
-                self.prepare_pixel(loop.index, pixels.index, image, i, j, group)
+                self.prepare_pixel(loop.index, pixels.index, image, i, j)
                 following = fb.add(j, one)
                 wraps = fb.icmp("sge", following, grid.columns)
                 next_j = fb.select(wraps, zero, following)
@@ -149,7 +151,7 @@ class InputWindows:
                 pixels.carry(next_image, next_i, next_j)
             loop.carry(*pixels.results)
 
-    def prepare_pixel(self, tile: V, p: V, image: V, i: V, j: V, group: V) -> None:
+    def prepare_pixel(self, tile: V, p: V, image: V, i: V, j: V) -> None:
         fb, plan, grid, shape = self.fb, self.plan, self.grid, self.shape
         if not self.flat:
             row, column = (fb.add(grid.first[d], fb.mul(at, fb.i64(grid.step[d]))) for d, at in enumerate((i, j)))
@@ -160,7 +162,7 @@ class InputWindows:
             return
         ih, iw = (fb.add(grid.start[d], fb.mul(at, fb.i64(grid.stride[d]))) for d, at in enumerate((i, j)))
         origin = fb.mul(fb.add(fb.mul(fb.add(fb.mul(image, shape.h), ih), shape.w), iw), fb.i64(shape.ci))
-        at = fb.gep(self.element, self.x, fb.add(origin, fb.mul(group, fb.i64(self.ci))))
+        at = fb.gep(self.element, self.group_x, origin)
         slot = fb.gep("ptr", self.table, fb.add(fb.mul(tile, fb.i64(plan.mr * plan.segments)), p))
         to = fb.mul(fb.add(fb.mul(tile, fb.i64(plan.mr)), p), fb.i64(plan.k))
         if plan.mode == "taps":
