@@ -204,6 +204,14 @@ class FunctionBuilder:
         """Label of the block being filled."""
         return self._block
 
+    def label(self, hint: str) -> str:
+        """A new block's label, for control flow that the structured helpers do not cover; see `place`."""
+        return self._label(hint)
+
+    def place(self, label: str) -> None:
+        """Start filling block `label`; the block before it must have ended in a branch."""
+        self._start_block(label)
+
     def finish(self) -> None:
         """Close the function and add it to the module. `ret` must have been emitted."""
         parameters = ", ".join(f"{t} %{n}" for t, n in self._parameters)

@@ -1,0 +1,409 @@
+"""The native entry point of a program: ``dsc_main(ptr ctx, i64 task, i64 tasks)``.
+
+All tasks run it alike: they compute sizes and addresses, call kernels, follow control flow, and wait for each other
+where `barriers` says so. What differs between tasks is inside of the kernels, which share the work by task number.
+Control flow is emitted by `control_flow`, symbols by `symbols`, the constant block by `constants`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ds_compiler.backends.llvm import control_flow
+from ds_compiler.backends.llvm.barriers import Barriers, allocated_by, plan_barriers
+from ds_compiler.backends.llvm.builder import FunctionBuilder, ModuleBuilder, V, known
+from ds_compiler.backends.llvm.checks import Check, emit_check
+from ds_compiler.backends.llvm.constants import ConstantPool
+from ds_compiler.backends.llvm.frame import KernelInfo
+from ds_compiler.backends.llvm.parallel import emit_barrier, emit_context_word, emit_ticks
+from ds_compiler.backends.llvm.sizes import emit_size
+from ds_compiler.backends.llvm.symbols import SymbolTable
+from ds_compiler.ir.core import Block, Function, Operation, Value
+from ds_compiler.ir.dims import Dim
+from ds_compiler.ops import Bind, Constant, Fusion, If, Reshape, Scan, Size, While
+from ds_compiler.passes.buffers import Buffer, Output, Where, kernel_blocks
+from ds_compiler.passes.memory_plan import MemoryPlan, half_size
+from ds_compiler.runtime.abi import MAIN_SYMBOL, Status, Word, status_word
+from ds_compiler.runtime.manifest import Symbol
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A fusion with the function that computes it."""
+
+    function: str
+    info: KernelInfo
+
+
+@dataclass(frozen=True)
+class Program:
+    """What emission of `dsc_main` adds to the module.
+
+    Attributes:
+        profiled: the fusions in the order of their profile slots (one slot more holds the time spent waiting).
+        checks: messages by the index in the status word.
+    """
+
+    profiled: tuple[Fusion, ...]
+    checks: tuple[str, ...]
+    barriers: int
+
+
+def emit_program(
+    module: ModuleBuilder,
+    function: Function,
+    plan: MemoryPlan,
+    kernels: Mapping[Fusion, KernelCall],
+    symbols: Sequence[Symbol],
+    constants: ConstantPool,
+    checks: Mapping[Operation, Sequence[Check]],
+) -> Program:
+    """Add ``dsc_main`` to `module`, which holds the kernels already.
+
+    Args:
+        checks: what must be checked at run time in front of an operation.
+    """
+    barriers = plan_barriers(function.block, plan, {f: k.info.parallel for f, k in kernels.items()})
+    emitter = Emitter(module, function, plan, kernels, symbols, constants, checks, barriers)
+    emitter.run()
+    return Program(tuple(emitter.slots), tuple(emitter.messages), barriers.count)
+
+
+@dataclass
+class Variable:
+    """A pointer that changes while the program runs, kept on the stack."""
+
+    address: V
+
+
+@dataclass
+class ScanState:
+    """The position in a scan that is being emitted: the index (in the scanned tensors) of the current slice."""
+
+    index: V
+
+
+@dataclass
+class Alternation:
+    """The double buffer of a carried value: both halves' addresses, and a variable with the one to be written."""
+
+    first: V
+    second: V
+    following: V
+
+
+@dataclass
+class _Entry:
+    """Pointers loaded once at the entry."""
+
+    inputs: list[V] = field(default_factory=list)
+    outputs: dict[int, V] = field(default_factory=dict)
+    offsets: dict[Dim, V] = field(default_factory=dict)
+
+
+class Emitter:
+    """Emits ``dsc_main``; `control_flow` calls back into it."""
+
+    def __init__(
+        self,
+        module: ModuleBuilder,
+        function: Function,
+        plan: MemoryPlan,
+        kernels: Mapping[Fusion, KernelCall],
+        symbols: Sequence[Symbol],
+        constants: ConstantPool,
+        checks: Mapping[Operation, Sequence[Check]],
+        barriers: Barriers,
+    ) -> None:
+        self.function, self.plan, self.buffers = function, plan, plan.buffers
+        self.kernels, self.constants, self.checks, self.barriers = kernels, constants, checks, barriers
+        self.slots = [op for op in kernel_blocks(function.block) if isinstance(op, Fusion)]
+        self._slot_of = {f: i for i, f in enumerate(self.slots)}
+        self.messages: list[str] = []
+        self.fb = fb = module.function(MAIN_SYMBOL, [("ptr", "ctx"), ("i64", "task"), ("i64", "tasks")])
+        self.ctx, self.task, self.tasks = fb.args
+        self.pointers: dict[Value, V | Variable] = {}
+        self.scans: dict[Operation, ScanState] = {}
+        self.alternations: dict[Buffer, Alternation] = {}
+        self._heap: dict[Buffer, Variable] = {}
+        self._private: dict[Buffer, V] = {}
+        self._exit = fb.label("exit")
+        self._entry = _Entry()
+        self.first_task = fb.icmp("eq", self.task, fb.i64(0))
+        self.symbols = SymbolTable(fb, emit_context_word(fb, self.ctx, Word.SYMBOLS), symbols)
+        self._load_entry()
+
+    def _load_entry(self) -> None:
+        fb, ctx = self.fb, self.ctx
+        self.arena = emit_context_word(fb, ctx, Word.ARENA)
+        self.constant_block = emit_context_word(fb, ctx, Word.CONSTANTS)
+        self.output_array = emit_context_word(fb, ctx, Word.OUTPUTS)
+        self.alloc = emit_context_word(fb, ctx, Word.ALLOC)
+        self.free = emit_context_word(fb, ctx, Word.FREE)
+        inputs = emit_context_word(fb, ctx, Word.INPUTS)
+        self._entry.inputs = [
+            fb.load("ptr", fb.gep("ptr", inputs, fb.i64(i))) for i in range(len(self.function.arguments))
+        ]
+        for index, how in enumerate(self.buffers.outputs):
+            if how in (Output.DIRECT, Output.COPY):
+                self._entry.outputs[index] = fb.load("ptr", fb.gep("ptr", self.output_array, fb.i64(index)))
+        stride = emit_context_word(fb, ctx, Word.SCRATCH_BYTES, "i64")
+        self.scratch = fb.gep("i8", emit_context_word(fb, ctx, Word.SCRATCH), fb.mul(self.task, stride))
+        self.profile = emit_context_word(fb, ctx, Word.PROFILE)
+        wanted = fb.icmp("ne", self.profile, V("ptr", "null"))
+        self.profiling = fb.binary("and", wanted, self.first_task)
+        self.since = fb.alloca("i64", 1, align=8)
+        for buffer in self.buffers.of_kind(Where.ARENA):
+            if known(V("i64", str(buffer.offset))) is None and buffer.offset not in self._entry.offsets:
+                self._entry.offsets[buffer.offset] = emit_size(fb, buffer.offset, self.symbols)
+        if self.plan.slots:
+            with fb.if_(self.first_task, "clear"):
+                for offset in self.plan.slots.values():
+                    fb.store(V("ptr", "null"), self._slot(offset))
+
+    def run(self) -> None:
+        """Emit everything."""
+        self.block(self.function.block)
+        self._return(self.function.block.terminator)
+        self.fb.void(f"br label %{self._exit}")
+        self.fb.place(self._exit)
+        if self.plan.slots:
+            with self.fb.if_(self.first_task, "release"):
+                for offset in self.plan.slots.values():
+                    self.call_free(self.fb.load("ptr", self._slot(offset)))
+        self.fb.ret()
+        self.fb.finish()
+
+    # -- operations ---------------------------------------------------------------------------
+    def block(self, block: Block) -> None:
+        """Emit the operations of a block, without what its terminator means."""
+        for op in block:
+            for check in self.checks.get(op, ()):
+                self.fail_unless(emit_check(self.fb, check, self.symbols), Status.SHAPE, check.message)
+            match op:
+                case Fusion():
+                    self._kernel(op)
+                case Size():
+                    self.fb.store(emit_size(self.fb, op.dim, self.symbols), self.address(self.buffers.own[op.result]))
+                case Bind():
+                    self._bind(op)
+                case If():
+                    control_flow.emit_if(self, op)
+                case While():
+                    control_flow.emit_while(self, op)
+                case Scan():
+                    control_flow.emit_scan(self, op)
+                case _:
+                    pass  # constants and reshapes are places only
+
+    def _kernel(self, fusion: Fusion) -> None:
+        fb, call = self.fb, self.kernels[fusion]
+        self.allocate(fusion)
+        self.wait_before(fusion)
+        fb.comment(f"{fusion.location}")
+        arguments = []
+        for index, value in enumerate(fusion.inputs):
+            packing = call.info.packed.get(index)
+            source = value.defining_op
+            if packing is not None and isinstance(source, Constant):
+                arguments.append(self.constant(self.constants.offset(source, packing)))
+            else:
+                arguments.append(self.pointer(value))
+        arguments += [self.address(self.buffers.own[result]) for result in fusion.results]
+        arguments += [self.symbols[name] for name in call.info.symbols]
+        with self._timed(self._slot_of[fusion]):
+            if call.info.parallel:
+                fb.call(call.function, "void", *arguments, self.scratch, self.task, self.tasks)
+            else:
+                with fb.if_(self.first_task, "serial"):
+                    fb.call(call.function, "void", *arguments, self.scratch, fb.i64(0), fb.i64(1))
+
+    def _bind(self, op: Bind) -> None:
+        self.wait_before(op)
+        value = self.fb.smax(self.fb.load("i64", self.pointer(op.value)), self.fb.i64(0))
+        self.symbols.bind(op.symbol, value)
+        with self.fb.if_(self.first_task, "bind"):
+            self.fb.store(value, self.symbols.slot(op.symbol))
+
+    def _return(self, terminator: Operation) -> None:
+        self.wait_before(terminator)
+        fb = self.fb
+        for index, (value, how) in enumerate(zip(terminator.operands, self.buffers.outputs, strict=True)):
+            slot = fb.gep("ptr", self.output_array, fb.i64(index))
+            if how is Output.COPY:
+                self.copy(self._entry.outputs[index], self.pointer(value), value.type.bytes)
+            elif how is Output.HANDED_OVER:
+                mine = self._slot(self.plan.slots[self.buffers.own[_root(value)].find()])
+                with fb.if_(self.first_task, "hand"):
+                    fb.store(fb.load("ptr", mine), slot)
+                    fb.store(V("ptr", "null"), mine)
+            elif how is Output.ALLOCATED_COPY:
+                with fb.if_(self.first_task, "output"):
+                    fb.store(self.call_alloc(emit_size(fb, value.type.bytes, self.symbols)), slot)
+                self.barrier()
+                target = fb.load("ptr", slot)
+                self.fail_unless(fb.icmp("ne", target, V("ptr", "null")), Status.MEMORY, "out of memory")
+                self.copy(target, self.pointer(value), value.type.bytes)
+
+    # -- memory -------------------------------------------------------------------------------
+    def pointer(self, value: Value) -> V:
+        """Where `value` is now."""
+        value = _root(value)
+        known_pointer = self.pointers.get(value)
+        if isinstance(known_pointer, Variable):
+            return self.fb.load("ptr", known_pointer.address)
+        return known_pointer if known_pointer is not None else self.address(self.buffers.own[value])
+
+    def address(self, buffer: Buffer) -> V:
+        """Where a value made now in `buffer` goes."""
+        buffer, fb = buffer.find(), self.fb
+        if buffer.where is Where.SLICE:
+            assert buffer.base is not None and buffer.loop is not None
+            return self.slice(self.address(buffer.base), buffer.size, buffer.loop)
+        if buffer.alternating and buffer in self.alternations:
+            return fb.load("ptr", self.alternations[buffer].following)
+        match buffer.where:
+            case Where.INPUT:
+                return self._entry.inputs[buffer.index]
+            case Where.OUTPUT:
+                return self._entry.outputs[buffer.index]
+            case Where.CONSTANT:
+                assert buffer.constant is not None
+                return self.constant(self.constants.offset(buffer.constant))
+            case Where.HEAP:
+                return fb.load("ptr", self._heap[buffer].address)
+            case Where.PRIVATE:
+                if buffer not in self._private:
+                    self._private[buffer] = fb.alloca("i64", 1, align=8)
+                return self._private[buffer]
+        offset = buffer.offset
+        return fb.gep("i8", self.arena, fb.i64(offset) if isinstance(offset, int) else self._entry.offsets[offset])
+
+    def slice(self, base: V, size: Dim, loop: Operation) -> V:
+        """The part of `base` that belongs to the current iteration of a scan."""
+        return self.fb.gep("i8", base, self.fb.mul(self.scans[loop].index, emit_size(self.fb, size, self.symbols)))
+
+    def constant(self, offset: int) -> V:
+        """Address in the constant block."""
+        return self.fb.gep("i8", self.constant_block, self.fb.i64(offset))
+
+    def variable(self, initial: V | None = None) -> Variable:
+        """A pointer variable of this task."""
+        variable = Variable(self.fb.alloca("ptr", 1, align=8))
+        if initial is not None:
+            self.fb.store(initial, variable.address)
+        return variable
+
+    def allocate(self, op: Operation) -> None:
+        """Allocate the buffers of `op` whose sizes depend on data; what they held before is freed."""
+        made = allocated_by(op, self.buffers)
+        if not made:
+            return
+        fb = self.fb
+        if op in self.barriers.allocation:
+            self.barrier()
+        with fb.if_(self.first_task, "allocate"):
+            for buffer in made:
+                slot = self._slot(self.plan.slots[buffer])
+                self.call_free(fb.load("ptr", slot))
+                size = 2 * half_size(buffer) if buffer.alternating else buffer.size
+                fb.store(self.call_alloc(emit_size(fb, size, self.symbols)), slot)
+        self.barrier()
+        for buffer in made:
+            address = fb.load("ptr", self._slot(self.plan.slots[buffer]))
+            if buffer not in self._heap:
+                self._heap[buffer] = self.variable()
+            fb.store(address, self._heap[buffer].address)
+            message = f"{op.location or op.mnemonic}: out of memory"
+            self.fail_unless(fb.icmp("ne", address, V("ptr", "null")), Status.MEMORY, message)
+
+    def base(self, buffer: Buffer) -> V:
+        """The first half of an alternating buffer."""
+        if buffer.where is Where.HEAP:
+            return self.fb.load("ptr", self._heap[buffer].address)
+        return self.address(buffer)
+
+    def copy(self, target: V, source: V, size: Dim) -> None:
+        """Copy `size` bytes, each task its share."""
+        _define_copy(self.fb.module)
+        self.fb.call("dsc_copy", "void", target, source, emit_size(self.fb, size, self.symbols), self.task, self.tasks)
+
+    def call_alloc(self, size: V) -> V:
+        return self.fb.emit("ptr", f"call ptr {self.alloc.ref}({size})")
+
+    def call_free(self, pointer: V) -> None:
+        self.fb.void(f"call void {self.free.ref}({pointer})")
+
+    def _slot(self, offset: int) -> V:
+        return self.fb.gep("i8", self.arena, self.fb.i64(offset))
+
+    # -- tasks, failures, time ----------------------------------------------------------------
+    def wait_before(self, op: Operation) -> None:
+        """A barrier if the plan asks for one in front of `op`."""
+        if op in self.barriers.before:
+            self.barrier()
+
+    def barrier(self) -> None:
+        with self._timed(len(self.slots)):
+            emit_barrier(self.fb, self.ctx, self.task, self.tasks)
+
+    def fail_unless(self, condition: V, code: Status, message: str) -> None:
+        """Leave the program, all tasks together, unless `condition`, which is the same for all of them, holds."""
+        fb = self.fb
+        self.messages.append(message)
+        good, bad = fb.label("good"), fb.label("bad")
+        fb.void(f"br i1 {condition.ref}, label %{good}, label %{bad}")
+        fb.place(bad)
+        with fb.if_(self.first_task, "status"):
+            status = emit_context_word(fb, self.ctx, Word.STATUS)
+            fb.store(fb.i64(status_word(code, len(self.messages) - 1)), status)
+        emit_barrier(fb, self.ctx, self.task, self.tasks)  # others may still work in memory that is freed now
+        fb.void(f"br label %{self._exit}")
+        fb.place(good)
+
+    @contextmanager
+    def _timed(self, slot: int) -> Iterator[None]:
+        """Add the time that the body takes to a profile slot, when a profile is wanted."""
+        fb = self.fb
+        with fb.if_(self.profiling, "start"):
+            fb.store(emit_ticks(fb), self.since)
+        yield
+        with fb.if_(self.profiling, "stop"):
+            place = fb.gep("i64", self.profile, fb.i64(slot))
+            spent = fb.sub(emit_ticks(fb), fb.load("i64", self.since))
+            fb.store(fb.add(fb.load("i64", place), spent), place)
+
+
+def _root(value: Value) -> Value:
+    while isinstance(value.defining_op, Reshape):
+        value = value.defining_op.operand
+    return value
+
+
+def _define_copy(module: ModuleBuilder) -> None:
+    """``dsc_copy(to, from, bytes, task, tasks)``: contiguous shares of whole cache lines, the last task the rest."""
+    if "dsc_copy" in module.functions:
+        return
+    module.declare("llvm.memcpy.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1 immarg"])
+    fb = module.function(
+        "dsc_copy",
+        [("ptr", "to"), ("ptr", "from"), ("i64", "bytes"), ("i64", "task"), ("i64", "tasks")],
+        internal=True,
+        attributes="noinline nounwind",
+    )
+    to, source, size, task, tasks = fb.args
+    lines = fb.sdiv(fb.add(size, fb.i64(63)), fb.i64(64))
+
+    def edge(of: V) -> V:
+        return fb.smin(size, fb.mul(fb.sdiv(fb.mul(lines, of), tasks), fb.i64(64)))
+
+    start, stop = edge(task), edge(fb.add(task, fb.i64(1)))
+    length = fb.sub(stop, start)
+    to, source = fb.gep("i8", to, start), fb.gep("i8", source, start)
+    fb.void(f"call void @llvm.memcpy.p0.p0.i64({to}, {source}, {length}, i1 false)")
+    fb.ret()
+    fb.finish()
+
+
