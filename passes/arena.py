@@ -177,7 +177,9 @@ def _pack_static(buffers: Sequence[_Static]) -> tuple[list[int], int]:
     """Offsets and height: the best of several greedy orders."""
     neighbours = _neighbours(buffers)
     # Sums are largest at a birth: those born before or with buffer i that are alive when it is born.
-    born = [sum(buffers[n][0] for n in (i, *near) if buffers[n][1] <= buffers[i][1]) for i, near in enumerate(neighbours)]
+    born = [
+        sum(buffers[n][0] for n in (i, *near) if buffers[n][1] <= buffers[i][1]) for i, near in enumerate(neighbours)
+    ]
     bound = max(born, default=0)
     best: tuple[list[int], int] | None = None
     for order, best_fit in _ORDERS:
@@ -233,5 +235,3 @@ def _place(
         offsets[index] = chosen if chosen >= 0 else end
         height = max(height, offsets[index] + size)
     return offsets, height
-
-

@@ -182,7 +182,9 @@ class Buffers:
         return [b for b in self._all if b.merged is None and b.where is where]
 
 
-def assign_buffers(function: Function, inplace: Mapping[Fusion, Mapping[int, tuple[int, ...]]] | None = None) -> Buffers:
+def assign_buffers(
+    function: Function, inplace: Mapping[Fusion, Mapping[int, tuple[int, ...]]] | None = None
+) -> Buffers:
     """Assign a buffer to every value of `function` and compute lifetimes.
 
     Args:

@@ -34,9 +34,7 @@ class MemoryPlan:
     def overlaps(self, values: Mapping[str, int]) -> list[tuple[Buffer, Buffer]]:
         """Buffers that are in use together but share memory when the symbols have these values; none if right."""
         planned = self.buffers.of_kind(Where.ARENA)
-        pairs = overlaps(
-            [_interval(b) for b in planned], Layout(tuple(b.offset for b in planned), self.arena), values
-        )
+        pairs = overlaps([_interval(b) for b in planned], Layout(tuple(b.offset for b in planned), self.arena), values)
         return [(planned[a], planned[b]) for a, b in pairs]
 
 

@@ -21,6 +21,7 @@ FUNCTIONS: Final[dict[str, Callable[..., int]]] = {
     "floordiv": lambda a, b: a // b,
     "ceildiv": lambda a, b: -(-a // b),
     "mod": lambda a, b: a % b,
+    "bcast": lambda a, b: b if a == 1 else a,
 }
 
 _ARITHMETIC: Final = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)

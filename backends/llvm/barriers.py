@@ -158,9 +158,7 @@ class _Analysis:
 
     def _accesses(self, value: Value, writes: bool, by_all: bool) -> list[Access]:
         ignored = (Where.CONSTANT, Where.INPUT, Where.PRIVATE)
-        return [
-            Access(place, writes, by_all) for place in self.buffers.places(value) if place[0].where not in ignored
-        ]
+        return [Access(place, writes, by_all) for place in self.buffers.places(value) if place[0].where not in ignored]
 
     def _step(self, op: Operation, pending: Pending, accesses: Iterable[Access]) -> Pending:
         accesses = list(accesses)

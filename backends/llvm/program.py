@@ -405,5 +405,3 @@ def _define_copy(module: ModuleBuilder) -> None:
     fb.void(f"call void @llvm.memcpy.p0.p0.i64({to}, {source}, {length}, i1 false)")
     fb.ret()
     fb.finish()
-
-
