@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from ds_compiler.backends.llvm.builder import ModuleBuilder
 from ds_compiler.backends.llvm.matmul import Matrix, PackedMatrix, emit_matmul, packed_width
 from ds_compiler.backends.llvm.packing import pack_b
-from ds_compiler.backends.llvm.target import host
-from tests.backends.products import Case, aligned, compile_product
+from ds_compiler.backends.llvm.target import Target, host, parse_target
+from tests.backends.products import Case, aligned, compile_product, module_text
 
 _GUARD = 7.5
 
@@ -38,10 +39,12 @@ def run(
     a: npt.NDArray[Any],
     b: npt.NDArray[Any],
     bias: npt.NDArray[Any],
+    target: Target | None = None,
 ) -> npt.NDArray[Any]:
-    call, scratch_bytes = compile_product(case)
+    target = target or host()
+    call, scratch_bytes = compile_product(case, target)
     dtype = a.dtype
-    nr = packed_width(host(), case.n if "n" in case.constant else None, case.element)
+    nr = packed_width(target, case.n if "n" in case.constant else None, case.element)
     left, right = _lay_out(a, case.a, nr, 2), _lay_out(b, case.b, nr, 3)
     # Exactly as much memory as the operands have, so that a read past the end has a chance to fault or show.
     size = case.batch * case.m * case.n
@@ -67,13 +70,13 @@ def run(
     return out[:size].reshape(case.batch, case.m, case.n).copy()
 
 
-def check(case: Case, tasks: int = 1) -> None:
+def check(case: Case, tasks: int = 1, target: Target | None = None) -> None:
     dtype = np.float32 if case.element == "float" else np.float64
     rng = np.random.default_rng([case.batch, case.m, case.n, case.k])
     a = rng.standard_normal((case.batch, case.m, case.k)).astype(dtype)
     b = rng.standard_normal((1 if case.shared_b else case.batch, case.k, case.n)).astype(dtype)
     bias = rng.standard_normal(case.n).astype(dtype)
-    got = run(case, tasks, a, b, bias)
+    got = run(case, tasks, a, b, bias, target)
     expected: npt.NDArray[Any] = a.astype(np.float64) @ b.astype(np.float64)
     # |error| <= k * eps * (|A| @ |B|) holds for every order of summation.
     eps = float(np.finfo(dtype).eps)
@@ -83,7 +86,7 @@ def check(case: Case, tasks: int = 1) -> None:
         bound = bound + 2 * eps * np.abs(bias)
     assert (np.abs(got - expected) <= bound).all()
     if tasks > 1:
-        np.testing.assert_array_equal(got, run(case, 1, a, b, bias))
+        np.testing.assert_array_equal(got, run(case, 1, a, b, bias, target))
 
 
 _extent = st.one_of(st.integers(0, 20), st.integers(0, 70))
@@ -118,6 +121,29 @@ def test_blocks(b: str, constant: str, m: int, n: int, k: int) -> None:
 @pytest.mark.parametrize("m, n", [(1, 37), (3, 16), (13, 45)])
 def test_without_scratch(constant: str, b: str, m: int, n: int) -> None:
     check(Case(2, m, n, 90, b=b, constant=constant, scratch=False), tasks=2)
+
+
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v2", "x86-64-v3"])
+@pytest.mark.parametrize("b", ["packed", "columns"])
+@pytest.mark.parametrize("m, constant, element", [(1, "mnk", "float"), (29, "mnk", "double"), (29, "", "float")])
+@pytest.mark.skipif(not host().triple.startswith("x86_64"), reason="x86-64 levels")
+def test_other_levels(target: str, b: str, m: int, constant: str, element: str) -> None:
+    level = parse_target(target)
+    if level.vector_bits > host().vector_bits:
+        pytest.skip(f"this machine doesn't run {target}")
+    check(Case(2, m, 45, 37, b=b, constant=constant, element=element), tasks=2, target=level)
+
+
+@pytest.mark.parametrize("constant", ["mnk", ""])
+def test_512_bit_tiles_stay_in_registers(constant: str) -> None:
+    level = parse_target("x86-64-v4")
+    text, _ = module_text(Case(1, 140, 320, 64, constant=constant), level)
+    module = llvm.parse_assembly(text)
+    module.verify()
+    assembly = level.machine().emit_assembly(module)
+    multiply_adds = [line for line in assembly.splitlines() if "vfmadd" in line]
+    assert multiply_adds
+    assert all("zmm" in line for line in multiply_adds)
 
 
 def test_columns_of_a_are_copied() -> None:
