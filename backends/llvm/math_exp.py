@@ -90,7 +90,7 @@ def exp(fb: FunctionBuilder, x: V) -> V:
 def exp_nonpositive(fb: FunctionBuilder, x: V) -> V:
     """e**x for x <= 0 (softmax), a third cheaper than `exp`: results below the smallest normal number are 0.
 
-    NaN stays NaN; float and double: 1 ulp; other arguments give anything.
+    NaN stays NaN. float: 1.02 ulp; double: 1 ulp. Positive arguments give anything.
     """
     v = Num(fb, x)
     f = format_of(x)

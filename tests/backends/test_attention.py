@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ds_compiler.backends.llvm.attention import attention_scratch_bytes, emit_attention
 from ds_compiler.backends.llvm.builder import FunctionBuilder, ModuleBuilder, V, vector_of
+from ds_compiler.backends.llvm.math_exp import exp_nonpositive
 from ds_compiler.backends.llvm.operands import Matrix
 from ds_compiler.backends.llvm.target import host
 from tests.backends.jit import compile_module
@@ -193,3 +194,29 @@ def test_late_maximum_and_nan(q: int) -> None:
     got = run(case, 1, *operands)
     assert np.isnan(got[0, q - 1]).all()
     assert np.isfinite(got[0, : q - 1]).all()
+
+
+@pytest.mark.parametrize("element, dtype, lowest", [("float", np.float32, -87.0), ("double", np.float64, -708.0)])
+def test_exp_of_nonpositive_arguments(element: str, dtype: Any, lowest: float) -> None:
+    fb = ModuleBuilder().function("exps", [("ptr", "x"), ("ptr", "y"), ("i64", "n")])
+    x, y, n = fb.args
+    lanes = host().lanes(element)
+    with fb.loop(fb.i64(0), n, lanes) as loop:
+        value = fb.load(vector_of(element, lanes), fb.gep(element, x, loop.index))
+        fb.store(exp_nonpositive(fb, value), fb.gep(element, y, loop.index))
+    fb.ret()
+    fb.finish()
+    call = compile_module(fb.module.text()).function("exps", [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64])
+    rng = np.random.default_rng(0)
+    count = 1 << 18
+    edges = [0.0, -0.0, -np.inf, np.nan, lowest, lowest * 1.01, -1e30, -1e-30, *[-1.0] * 8]
+    spread = -np.exp(rng.uniform(-40, 4, count))
+    arguments = np.concatenate([rng.uniform(lowest, 0, count), spread, edges]).astype(dtype)
+    got = np.empty_like(arguments)
+    call(arguments.ctypes.data, got.ctypes.data, arguments.size)
+    normal = arguments >= lowest
+    exact = np.exp(arguments[normal].astype(np.longdouble))
+    ulp = np.abs(got[normal] - exact) / np.spacing(exact.astype(dtype))
+    assert float(ulp.max()) < 1.02
+    assert (got[arguments < lowest] == 0).all()
+    assert np.isnan(got[np.isnan(arguments)]).all()
