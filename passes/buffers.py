@@ -368,9 +368,9 @@ class _Assigner:
                 continue
             seen.add(current)
             block = getattr(current, "block", None)
-            if block is not None and block.parent is not None and block.parent.parent is op:
-                if not isinstance(op, Scan) or current.index < len(op.inits):  # type: ignore[attr-defined]
-                    return False  # a carried value of this loop
+            inside = block is not None and block.parent is not None and block.parent.parent is op
+            if inside and (not isinstance(op, Scan) or current.index < len(op.inits)):  # type: ignore[attr-defined]
+                return False  # a carried value of this loop
             for source in self.buffers._sources[current]:
                 if isinstance(source, Value):
                     pending.append(source)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ds_compiler.backends.llvm import control_flow
 from ds_compiler.backends.llvm.barriers import Barriers, allocated_by, plan_barriers
-from ds_compiler.backends.llvm.builder import FunctionBuilder, ModuleBuilder, V, known
+from ds_compiler.backends.llvm.builder import ModuleBuilder, V, known
 from ds_compiler.backends.llvm.checks import Check, emit_check
 from ds_compiler.backends.llvm.constants import ConstantPool
 from ds_compiler.backends.llvm.frame import KernelInfo

@@ -1,4 +1,4 @@
-"""Values of symbolic sizes in generated code: those of the entry are loaded once, others when the program binds them."""
+"""Values of symbolic sizes in generated code: the entry's are loaded once, others when the program binds them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ds_compiler.runtime.manifest import Symbol
 
 
 class SymbolTable(Mapping[str, V]):
-    """i64 values by name; a symbol that the program binds is kept in a variable, since loops bind it again and again."""
+    """i64 values by name; a symbol that the program binds is kept in a variable, since loops bind it repeatedly."""
 
     def __init__(self, fb: FunctionBuilder, table: V, symbols: Iterable[Symbol]) -> None:
         self._fb = fb

@@ -147,7 +147,7 @@ class Scan(_Structured):
 
 @op("fusion")
 class Fusion(_Structured):
-    """Operations that one kernel computes. `strategy` names its schedule (``loop``, ``row``, ``matmul``, ``conv`` …)."""
+    """Operations that one kernel computes. `strategy` names its schedule (``loop``, ``matmul``, ``conv`` …)."""
 
     inputs: tuple[Value, ...]
     body: Region

@@ -68,14 +68,14 @@ class GatherElements(_Indexing):
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
         x, indices = operands
-        place = list(np.indices(indices.shape, sparse=True))
+        place: list[Any] = list(np.indices(indices.shape, sparse=True))
         place[self.axis] = indices.astype(np.int64)
         return np.asarray(x[tuple(place)])
 
 
 @op("gather_nd")
 class GatherND(_Indexing):
-    """The last axis of `indices` addresses leading axes of the operand, after `batch_axes` shared ones (ONNX GatherND)."""
+    """The last axis of `indices` addresses leading axes of the operand, after `batch_axes` shared ones."""
 
     operand: Value
     indices: Value
@@ -162,7 +162,7 @@ class ScatterElements(_Indexing):
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
         x, indices, updates = operands
         result = x.copy()
-        place = list(np.indices(indices.shape, sparse=True))
+        place: list[Any] = list(np.indices(indices.shape, sparse=True))
         place[self.axis] = indices.astype(np.int64)
         combine = _UPDATE[self.mode]
         if combine is None:

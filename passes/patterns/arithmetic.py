@@ -65,7 +65,7 @@ def neutral_operand(op: Binary, builder: Builder) -> Rewrite:
 
 @pattern(Binary)
 def absorbing_operand(op: Binary, builder: Builder) -> Rewrite:
-    """Integer ``x*0``, ``x and 0``, bool ``x or true``, ``x max inf`` do not depend on x (float max and min do: NaN)."""
+    """Integer ``x*0``, ``x and 0``, bool ``x or true``, ``x max inf`` ignore x (float max and min do not: NaN)."""
     kind = op.lhs.type.dtype.kind
     absorbs = (
         (op.kind in ("mul", "and") and kind in "iub" and is_splat(op.rhs, 0))
@@ -289,7 +289,7 @@ def uniform_constant(op: Constant, builder: Builder) -> Rewrite:
         return None
     flat = value.reshape(-1) if value.flags.c_contiguous else value
     first = value[(0,) * value.ndim]
-    if not first == first or first != value[(-1,) * value.ndim]:
+    if first != first or first != value[(-1,) * value.ndim]:
         return None
     if not bool((flat == first).all()):
         return None

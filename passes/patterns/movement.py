@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ds_compiler.ir import Builder, Dim, Value
 from ds_compiler.ir.dims import is_non_negative
 from ds_compiler.ops import Broadcast, Concat, DynamicSlice, Gather, Pad, Reduce, Reshape, Size, Slice, Transpose
@@ -252,7 +254,7 @@ def gather_of_known_index(op: Gather, builder: Builder) -> Rewrite:
     elif not isinstance(extent, int) and flat[0] != 0:
         return None
     step = flat[1] - flat[0] if len(flat) > 1 else 1
-    if step == 0 or any(b - a != step for a, b in zip(flat, flat[1:])) or (flat[0] < 0) != (flat[-1] < 0):
+    if step == 0 or any(b - a != step for a, b in itertools.pairwise(flat)) or (flat[0] < 0) != (flat[-1] < 0):
         return None
     if isinstance(extent, int) and not all(-extent <= i < extent for i in flat):
         return None  # a run-time error; not for this pattern to hide
