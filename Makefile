@@ -7,20 +7,19 @@ BIN := .venv/bin
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt ".[test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The installed package is what users get: reinstall it so that packaging is checked too.
+# Types of the package as a wheel installs it, so that packaging is checked too.
 types: .venv/installed
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
-	cd .venv && bin/mypy --strict -p ds_compiler.ir -p ds_compiler.ops -p ds_compiler.backends.loops
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/wheel .
+	cd .venv && MYPYPATH=wheel bin/mypy --strict -p ds_compiler.ir -p ds_compiler.ops -p ds_compiler.backends.loops
 
 test: .venv/installed
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
 	$(BIN)/python -m pytest
 
 bench: .venv/installed

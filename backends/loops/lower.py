@@ -442,12 +442,12 @@ def lower_loops(fusion: Fusion) -> Kernel:
         CompileError: an operation in it has no loop form.
     """
     block = fusion.body.block
-    buffers = {a: n for n, a in enumerate(block.arguments)}
+    buffers: dict[Value, int] = {a: n for n, a in enumerate(block.arguments)}
     outputs = list(block.terminator.operands)
     types = [a.type for a in block.arguments] + [o.type for o in outputs]
     graph = Graph()
     kernel = Kernel(types, len(block.arguments), [], graph)
-    lowering = Lowering(graph, dict(buffers))
+    lowering = Lowering(graph, {**buffers})
     sink = outputs[0].op if isinstance(outputs[0], OpResult) else None
     first = len(block.arguments)
     match sink:

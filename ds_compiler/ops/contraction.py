@@ -130,8 +130,8 @@ class Conv(Operation):
         x = _wide(np.pad(x, [(0, 0), (0, 0), *padding]))
         spans = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], self.dilations, strict=True)]
         view = np.lib.stride_tricks.sliding_window_view(x, spans, tuple(range(2, 2 + n)))
-        view = view[(slice(None), slice(None), *(slice(None, None, s) for s in self.strides))]
-        view = view[(..., *(slice(None, None, d) for d in self.dilations))]
+        steps = (1, 1, *self.strides, *self.dilations)
+        view = view[tuple(slice(None, None, step) for step in steps)]
         batch, out_spatial = x.shape[0], view.shape[2 : 2 + n]
         g, og = self.groups, w.shape[0] // self.groups
         view = view.reshape(batch, g, x.shape[1] // g, *view.shape[2:])
@@ -201,7 +201,8 @@ class ConvTranspose(Operation):
         xs = _wide(x).reshape(x.shape[0], g, x.shape[1] // g, *spatial)
         ws = _wide(w).reshape(g, x.shape[1] // g, og, *kernel)
         for tap in np.ndindex(*kernel):
-            part = np.einsum("ngc...,gco->ngo...", xs, ws[(..., *tap)])
+            at = (slice(None), slice(None), slice(None), *tap)
+            part = np.einsum("ngc...,gco->ngo...", xs, ws[at])
             place = tuple(
                 slice(t * d, t * d + (size - 1) * s + 1, s)
                 for t, d, s, size in zip(tap, self.dilations, self.strides, spatial, strict=True)
