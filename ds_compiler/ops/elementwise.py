@@ -35,6 +35,10 @@ class Rule:
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
+def _error_function(x: Array) -> Array:
+    return np.asarray(_erf(x)).astype(x.dtype)
+
+
 def _sigmoid(x: Array) -> Array:
     magnitude = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, 1, magnitude) / (1 + magnitude))
@@ -67,7 +71,7 @@ UNARY: dict[str, Rule] = {
     "asinh": Rule(np.arcsinh, "f", 20),
     "acosh": Rule(np.arccosh, "f", 20),
     "atanh": Rule(np.arctanh, "f", 16),
-    "erf": Rule(lambda x: _erf(x).astype(x.dtype), "f", 14),
+    "erf": Rule(_error_function, "f", 14),
     "sigmoid": Rule(_sigmoid, "f", 12),
     "not": Rule(np.invert, "iub"),
 }
