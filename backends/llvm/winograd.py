@@ -76,8 +76,8 @@ def winograd_plan(shape: ConvShape, target: Target) -> WinogradPlan:
 def winograd_pays(shape: ConvShape, target: Target) -> bool:
     """Whether Winograd applies to `shape` and is expected to be faster than the direct sum.
 
-    An estimate in cycles: products at 16 a cycle, transforms, and the weights (four times as many
-    as the direct sum reads) once for each block. Unknown sizes count as large ones.
+    An estimate in cycles: products at the registers' rate, transforms, and the weights from memory at 4 bytes a cycle
+    (here four times as many as for the direct sum, and once for each block). Unknown sizes count as large ones.
     """
     if (shape.kernel, shape.stride, shape.dilation, shape.groups) != ((3, 3), (1, 1), (1, 1), 1):
         return False
@@ -91,8 +91,9 @@ def winograd_pays(shape: ConvShape, target: Target) -> bool:
     rate = 2 * plan.lanes
     products = _POSITIONS * rounded * shape.ci * shape.co / rate
     transforms = tiles * 160 * (shape.ci + shape.co) / plan.lanes
-    weights = math.ceil(tiles / plan.block) * _POSITIONS * shape.ci * shape.co * 4 / 8
-    return 1.1 * (max(products, weights) + transforms) < pixels * 9 * shape.ci * shape.co / rate
+    weights = math.ceil(tiles / plan.block) * _POSITIONS * shape.ci * shape.co
+    direct = (pixels / rate + 1) * 9 * shape.ci * shape.co
+    return 1.1 * (products + transforms + weights) < direct
 
 
 def pack_winograd_weight(w: NDArray[np.generic], shape: ConvShape, target: Target) -> NDArray[np.generic]:

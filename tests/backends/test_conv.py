@@ -24,6 +24,7 @@ from ds_compiler.backends.llvm.winograd import (
     emit_winograd,
     pack_winograd_weight,
     winograd_pays,
+    winograd_plan,
     winograd_scratch_bytes,
 )
 from tests.backends.windows import Kernel, Pair, convolve, convolve_transposed, output_size
@@ -147,6 +148,8 @@ def test_run_time_sizes(
         ((2, 23, 31, 3), 20, (7, 7), (2, 2), (3, 3, 3, 3)),
         ((1, 1, 300, 1), 20, (1, 64), (1, 16), (0, 32, 0, 32)),
         ((1, 40, 41, 16), 16, (1, 1), (1, 1), (0, 0, 0, 0)),  # several blocks
+        ((1, 16, 48, 16), 40, (5, 5), (1, 1), (2, 2, 2, 2)),  # full blocks, all of the scratch
+        ((2, 16, 24, 5), 16, (3, 3), (1, 1), (1, 1, 1, 1)),
     ],
 )
 def test_constant_sizes(
@@ -273,12 +276,25 @@ def test_winograd_blocks_and_tasks() -> None:
         np.testing.assert_array_equal(runs[0], other)
 
 
+def test_winograd_full_block() -> None:
+    """As many tiles as a block holds, so that all of the scratch is used."""
+    tiles = winograd_plan(_shape(24, 16, (3, 3), (1, 1), (1, 1), 1), host()).block
+    assert tiles % 6 == 0
+    x = np.random.default_rng(0).standard_normal((1, 4 * 6, 4 * (tiles // 6), 24)).astype(np.float32)
+    check_winograd(x, 16, (1, 1, 1, 1), 1)
+
+
 def test_winograd_is_chosen_where_it_pays() -> None:
     shape = _shape(64, 64, (3, 3), (1, 1), (1, 1), 1)
     assert winograd_pays(shape, host())
     assert not winograd_pays(replace(shape, stride=(2, 2)), host())
     small = V("i64", "1")
     assert not winograd_pays(replace(shape, n=small, oh=small, ow=small), host())
+    one, seven, fourteen = (V("i64", str(size)) for size in (1, 7, 14))
+    # The weights of 512 channels alone take longer than the direct sum of 7x7 pixels.
+    last = replace(shape, n=one, oh=seven, ow=seven, ci=512, co=512)
+    assert not winograd_pays(last, host())
+    assert winograd_pays(replace(last, oh=fourteen, ow=fourteen), host())
     with pytest.raises(ValueError, match="must be 3x3"):
         pack_winograd_weight(np.zeros((64, 64, 3, 3), np.float32), shape, host())
         emit_winograd(
