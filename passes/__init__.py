@@ -5,7 +5,8 @@ Out:  the same module, rewritten in place; what was done is told through `remark
 Read: `manager` (names, options, pipelines), `rewriter`, `canonicalize` with `patterns/`, then any pass.
 """
 
-from ds_compiler.passes import canonicalize, cse, dce, fold, fuse, simplify_shapes
+# Importing a pass's file registers it.
+from ds_compiler.passes import canonicalize, cse, dce, fold, fuse, layout, simplify_shapes
 from ds_compiler.passes.manager import PASSES, PIPELINES, parse_pipeline, register, run
 from ds_compiler.passes.remarks import collect
 
@@ -18,6 +19,7 @@ __all__ = [
     "dce",
     "fold",
     "fuse",
+    "layout",
     "parse_pipeline",
     "register",
     "run",
