@@ -367,9 +367,7 @@ class _Assigner:
             if current in seen:
                 continue
             seen.add(current)
-            block = getattr(current, "block", None)
-            inside = block is not None and block.parent is not None and block.parent.parent is op
-            if inside and (not isinstance(op, Scan) or current.index < len(op.inits)):  # type: ignore[attr-defined]
+            if any(current is argument for argument in op.body.block.arguments[: len(op.inits)]):
                 return False  # a carried value of this loop
             for source in self.buffers._sources[current]:
                 if isinstance(source, Value):

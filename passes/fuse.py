@@ -289,10 +289,11 @@ class _Grouper:
         everything = sorted((*group.members, *group.copies), key=self.where)
         inputs: dict[Value, None] = {}
         for op in everything:
-            for nested in op.walk():
+            nested_in_op = dict.fromkeys(op.walk())
+            for nested in nested_in_op:
                 for operand in nested.operands:
                     source = operand.defining_op
-                    local = source is not None and (source in group or source.parent is not self.block)
+                    local = source is not None and (source in group or source in nested_in_op)
                     if not local and not _is_inner_argument(operand, op):
                         inputs[operand] = None
         body = Block([v.type for v in inputs], [v.hint for v in inputs])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ds_compiler.backends.llvm import control_flow
 from ds_compiler.backends.llvm.barriers import Barriers, allocated_by, plan_barriers
-from ds_compiler.backends.llvm.builder import ModuleBuilder, V, known
+from ds_compiler.backends.llvm.builder import ModuleBuilder, V
 from ds_compiler.backends.llvm.checks import Check, emit_check
 from ds_compiler.backends.llvm.constants import ConstantPool
 from ds_compiler.backends.llvm.frame import KernelInfo
@@ -156,7 +156,7 @@ class Emitter:
         self.profiling = fb.binary("and", wanted, self.first_task)
         self.since = fb.alloca("i64", 1, align=8)
         for buffer in self.buffers.of_kind(Where.ARENA):
-            if known(V("i64", str(buffer.offset))) is None and buffer.offset not in self._entry.offsets:
+            if not isinstance(buffer.offset, int) and buffer.offset not in self._entry.offsets:
                 self._entry.offsets[buffer.offset] = emit_size(fb, buffer.offset, self.symbols)
         if self.plan.slots:
             with fb.if_(self.first_task, "clear"):

@@ -12,7 +12,7 @@ from ds_compiler.runtime.manifest import Symbol
 
 
 class SymbolTable(Mapping[str, V]):
-    """i64 values by name; a symbol that the program binds is kept in a variable, since loops bind it repeatedly."""
+    """i64 values by name; symbols that the program binds are variables, since loops bind them again."""
 
     def __init__(self, fb: FunctionBuilder, table: V, symbols: Iterable[Symbol]) -> None:
         self._fb = fb

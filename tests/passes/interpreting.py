@@ -36,7 +36,7 @@ def _region(
             return operands
         match op:
             case Bind():
-                assert symbol(op.symbol)
+                symbol(op.symbol)
                 sizes[op.symbol] = max(0, int(operands[0]))
                 continue
             case If():
