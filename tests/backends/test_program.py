@@ -17,7 +17,6 @@ from ds_compiler.ops import (
     Broadcast,
     Cast,
     Compare,
-    Constant,
     DotGeneral,
     If,
     Iota,
