@@ -86,9 +86,7 @@ def test_if_binds_the_size_of_its_branch() -> None:
 
         return region([], body)
 
-    program = function(
-        [TensorType((), bool_)], lambda b, x: [b.emit(If(x[0], branch(2), branch(5), (out,)))]
-    )
+    program = function([TensorType((), bool_)], lambda b, x: [b.emit(If(x[0], branch(2), branch(5), (out,)))])
     assert [interpret(program, [np.bool_(c)])[0].tolist() for c in (True, False)] == [[0, 1], [0, 1, 2, 3, 4]]
 
 

@@ -270,9 +270,7 @@ class Emitter:
         axes = tuple(range(len(shape) - len(source), len(shape)))
         if axes and axes[0] < 0:
             raise self.fail(f"{value.type} does not broadcast to {list(shape)}")
-        if len(source) == len(shape) and all(
-            a == b or _same_size(a, b) for a, b in zip(source, shape, strict=True)
-        ):
+        if len(source) == len(shape) and all(a == b or _same_size(a, b) for a, b in zip(source, shape, strict=True)):
             return self.reshape(value, shape)
         if isinstance(value, Known):  # unit axes of constants go: a scalar is a scalar
             keep = [i for i, d in enumerate(source) if d != 1]

@@ -101,9 +101,7 @@ def _type_proto(type_: TensorType | None) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(type_.dtype.numpy), shape)
 
 
-def bound_nodes(
-    function: FunctionProto, attributes: Mapping[str, AttributeProto], given: set[str]
-) -> list[NodeProto]:
+def bound_nodes(function: FunctionProto, attributes: Mapping[str, AttributeProto], given: set[str]) -> list[NodeProto]:
     """The function's nodes with references to its attributes replaced, and inputs that the caller left out cleared."""
     absent = set(function.input) - given
     return [_bound(node, attributes, absent) for node in function.node]

@@ -216,8 +216,7 @@ def sort_nodes(nodes: Iterable[NodeProto], available: set[str], where: str) -> l
                     )
             index, node, names = later[0]
             raise CompileError(
-                f"nodes of {where} read one another in a cycle: '{node.op_type}' waits for "
-                f"'{min(names - ready)}'",
+                f"nodes of {where} read one another in a cycle: '{node.op_type}' waits for '{min(names - ready)}'",
                 location=node_location(node, index),
             )
         waiting = later

@@ -38,14 +38,10 @@ def gemm(e: Emitter, n: Node) -> Value:
     a, b, c = n.input(0), n.input(1), n.optional(2)
     if a.type.rank != 2 or b.type.rank != 2:
         n.fail(f"takes matrices, got {a.type} and {b.type}")
-    product = e.emit(
-        DotGeneral(a, b, (), (), (0 if n.int("transA", 0) else 1,), (1 if n.int("transB", 0) else 0,))
-    )
+    product = e.emit(DotGeneral(a, b, (), (), (0 if n.int("transA", 0) else 1,), (1 if n.int("transB", 0) else 0,)))
     alpha, beta = n.float("alpha", 1.0), n.float("beta", 1.0)
     if alpha != 1:
         product = e.binary("mul", product, alpha)
     if c is None or beta == 0:
         return product
     return e.binary("add", product, c if beta == 1 else e.binary("mul", c, beta))
-
-

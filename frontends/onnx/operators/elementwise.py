@@ -154,5 +154,3 @@ def clip(e: Emitter, n: Node) -> Value:
     if low is not None:
         x = e.binary("max", x, e.reshape(low, ()))
     return x if high is None else e.binary("min", x, e.reshape(high, ()))
-
-
