@@ -14,7 +14,7 @@ The text form (``2*seq+1``, ``floordiv(h+1, 2)``) is what IR text and compiled m
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import ClassVar, TypeAlias
@@ -322,37 +322,72 @@ def parse_dim(text: str) -> Dim:
     Raises:
         ValueError: `text` is not a size expression.
     """
+    reader = _Reader(text)
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError(f"'{text}' is not a size") from None
-    return _from_ast(tree, text)
+        dim = reader.sum()
+    except RecursionError:
+        raise ValueError(f"'{text[:80]}…' is nested too deeply for a size") from None
+    if reader.tokens:
+        raise reader.error()
+    return dim
 
 
-def _from_ast(node: ast.expr, text: str) -> Dim:
-    match node:
-        case ast.Constant(value=int() as value) if not isinstance(value, bool):
-            return value
-        case ast.Name(id=name):
-            return symbol(name)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_from_ast(operand, text)
-        case ast.BinOp(left=left, op=op, right=right):
-            a, b = _from_ast(left, text), _from_ast(right, text)
-            match op:
-                case ast.Add():
-                    return a + b
-                case ast.Sub():
-                    return a - b
-                case ast.Mult():
-                    return a * b
-                case ast.FloorDiv():
-                    return floordiv(a, b)
-                case ast.Mod():
-                    return mod(a, b)
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and len(args) == 2:
-            return _FUNCTIONS[name](*(_from_ast(a, text) for a in args))
-    raise ValueError(f"'{text}' is not a size")
+class _Reader:
+    """Recursive descent over size expressions: ``+ - * // %``, parentheses, two-argument functions."""
+
+    _TOKEN: ClassVar[re.Pattern[str]] = re.compile(r"\s*(\d+|[^\W\d]\w*|//|[-+*%(),]|\S)")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = self._TOKEN.findall(text)[::-1]
+
+    def error(self) -> ValueError:
+        return ValueError(f"'{self.text}' is not a size")
+
+    def take(self, *wanted: str) -> str | None:
+        return self.tokens.pop() if self.tokens and self.tokens[-1] in wanted else None
+
+    def sum(self) -> Dim:
+        total = self.product()
+        while sign := self.take("+", "-"):
+            term = self.product()
+            total = total + term if sign == "+" else total - term
+        return total
+
+    def product(self) -> Dim:
+        total = self.factor()
+        while sign := self.take("*", "//", "%"):
+            factor = self.factor()
+            if factor == 0 and sign != "*":
+                raise self.error()
+            total = total * factor if sign == "*" else floordiv(total, factor) if sign == "//" else mod(total, factor)
+        return total
+
+    def factor(self) -> Dim:
+        if self.take("-"):
+            return -self.factor()
+        if self.take("("):
+            inner = self.sum()
+            return self.closed(inner)
+        token = self.tokens.pop() if self.tokens else ""
+        if token.isdecimal():
+            return int(token)
+        if not self.take("("):
+            if not token.isidentifier() or token in _FUNCTIONS:
+                raise self.error()
+            return symbol(token)
+        a = self.sum()
+        if token not in _FUNCTIONS or not self.take(","):
+            raise self.error()
+        b = self.sum()
+        if b == 0 and token in ("floordiv", "mod", "ceildiv"):
+            raise self.error()
+        return self.closed(_FUNCTIONS[token](a, b))
+
+    def closed(self, inner: Dim) -> Dim:
+        if not self.take(")"):
+            raise self.error()
+        return inner
 
 
 def product(dims: tuple[Dim, ...]) -> Dim:

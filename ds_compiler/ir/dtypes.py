@@ -116,3 +116,8 @@ def from_numpy(numpy: Any) -> DType:
         return _BY_NUMPY[found]
     except KeyError:
         raise ValueError(f"no element type for NumPy's '{found}'") from None
+
+
+def names() -> tuple[str, ...]:
+    """What IR text calls the element types."""
+    return tuple(_ALL)

@@ -8,12 +8,12 @@ from ds_compiler.ir.location import UNKNOWN, Location
 class CompileError(Exception):
     """What is wrong, where (node, operator, file:line), and what to do about it.
 
-    ``str`` gives one line: ``what; at where; help``.
+    ``str`` gives one line, ``what; at where; help``, and below it the `snippet` of IR text, if there is one.
     """
 
-    def __init__(self, what: str, *, location: Location = UNKNOWN, help: str = "") -> None:
+    def __init__(self, what: str, *, location: Location = UNKNOWN, help: str = "", snippet: str = "") -> None:
         super().__init__(what)
-        self.what, self.location, self.help = what, location, help
+        self.what, self.location, self.help, self.snippet = what, location, help, snippet
 
     def __str__(self) -> str:
         parts = [self.what]
@@ -22,7 +22,8 @@ class CompileError(Exception):
             parts.append(f"at '{self.location}'{kind}")
         if self.help:
             parts.append(self.help)
-        return "; ".join(parts)
+        line = "; ".join(parts)
+        return f"{line}\n{self.snippet}" if self.snippet else line
 
 
 class TypeError_(CompileError):
