@@ -201,7 +201,8 @@ def in_main(line: str, results: str = "tensor<4xf32>", returned: str = "%x") -> 
 @pytest.mark.parametrize(
     ("text", "message", "caret"),
     [
-        (in_main("%y = exq %x"), r"^m.dsir:2:8: unknown operation 'exq'; did you mean eq, exp", "  %y = exq %x\n       ^"),
+        (in_main("%y = exq %x"), r"^m.dsir:2:8: unknown operation 'exq'; did you mean eq, exp",
+         "  %y = exq %x\n       ^"),
         (in_main("%y = add %x, %z"), r"2:16: %z is not defined here", "  %y = add %x, %z\n               ^"),
         (in_main("%y = add %x, %n"), r"2:8: add: operand 1 is tensor<i64>, operand 0 is tensor<4xf32>", "^"),
         (in_main("%y = exp %x : tensor<5xf32>"), r"2:17: exp gives tensor<4xf32>, the text says tensor<5xf32>", "^"),
