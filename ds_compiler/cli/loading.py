@@ -1,0 +1,86 @@
+"""From a path on the command line to something that runs or that passes can work on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ds_compiler.cli.errors import InputProblem
+
+if TYPE_CHECKING:
+    from ds_compiler.api import CompiledModel
+    from ds_compiler.ir import Module
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether the file is (by its name or first bytes) an artifact that `dsc compile` wrote."""
+    with path.open("rb") as file:
+        return path.suffix == ".dsa" or file.read(4) == b"PK\x03\x04"
+
+
+def open_model(path: Path, *, threads: int | None = None, target: str = "cpu", cache: bool = True) -> CompiledModel:
+    """Load an artifact, or compile an ONNX model or IR text.
+
+    Raises:
+        CompileError, LoadError, OSError: as `ds_compiler.compile` and `ds_compiler.load`.
+    """
+    import ds_compiler as ds
+
+    if is_artifact(path):
+        if target != "cpu":
+            raise InputProblem(f"{str(path)!r} is compiled already; --target needs the model that it was made from")
+        return ds.load(path, threads=threads)
+    return ds.compile(path if path.suffix != ".dsir" else load_ir(path), threads=threads, target=target, cache=cache)
+
+
+def load_ir(path: Path) -> Module:
+    """The module in an ONNX model or in IR text, verified, before any pass.
+
+    Raises:
+        CompileError: the file is not one of these, or is malformed.
+    """
+    from ds_compiler.ir.verifier import verify
+
+    if is_artifact(path):
+        raise InputProblem(f"{str(path)!r} is machine code; give the model that it was made from")
+    if path.suffix == ".dsir":
+        from ds_compiler.ir.parser import load_module
+
+        module = load_module(path)
+    else:
+        from ds_compiler.frontends.onnx import import_model
+
+        module = import_model(path)
+    verify(module)
+    return module
+
+
+def integer_bounds(path: Path) -> dict[str, int]:
+    """Upper limits of integer inputs, as far as the model file tells."""
+    if is_artifact(path) or path.suffix == ".dsir":
+        return {}
+    import onnx
+
+    from ds_compiler.cli.inputs import index_bounds
+
+    return index_bounds(onnx.load(path, load_external_data=False))
+
+
+def refuse_nan_weights(path: Path) -> None:
+    """Raise InputProblem if a weight of an ONNX model holds NaN: what it computes would mean nothing."""
+    if is_artifact(path) or path.suffix == ".dsir":
+        return
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    for tensor in onnx.load(path).graph.initializer:
+        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
+            continue
+        array = numpy_helper.to_array(tensor)
+        if array.size and np.isnan(array.min()):  # min needs no array of bools
+            count = int(np.isnan(array).sum())
+            raise InputProblem(
+                f"initializer {tensor.name!r} holds NaN in {count} of {array.size} elements; {path.name}; "
+                "repair the model, or give --allow-nan"
+            )

@@ -1,0 +1,31 @@
+"""A compile cache of its own for each test, and a saved model."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tests.cli import tiny
+
+PARTS = ("ds_compiler.api", "ds_compiler.ir.verifier", "ds_compiler.ir.printer", "ds_compiler.ir.html")
+"""What the commands stand on; these tests cannot start without them."""
+collect_ignore = (
+    ["test_bad_input.py", "test_bisect.py", "test_commands.py", "test_measure.py"]
+    if any(importlib.util.find_spec(part) is None for part in PARTS)
+    else []
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def perceptron(tmp_path: Path) -> Path:
+    """The file of `tiny.perceptron`, alone in its folder."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return tiny.save(tiny.perceptron(), folder)
