@@ -10,7 +10,7 @@ The function may hold: constant, size, bind, reshape, fusion, if, while, scan, y
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -492,8 +492,3 @@ def _merge(buffer: Buffer, result: Buffer) -> None:
     gone.merged = kept
     kept.first, kept.last = min(kept.first, gone.first), max(kept.last, gone.last)
     kept.claimed = kept.claimed or gone.claimed
-
-
-def arena_buffers(buffers: Buffers) -> Iterable[Buffer]:
-    """Buffers that need a place in the arena."""
-    return buffers.of_kind(Where.ARENA)

@@ -486,9 +486,7 @@ class _LoopGrowth:
                 continue
             if isinstance(op, Reduce):
                 along = [d for a in op.axes if (d := op.operand.type.shape[a]) != 1]
-                if along == [self.extents[a] for a in dropped] and all(
-                    u in self.group or True for u in op.result.users
-                ):
+                if along == [self.extents[a] for a in dropped]:
                     self.inner = list(dropped)
                     return
                 continue

@@ -16,12 +16,13 @@ from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
 from ds_compiler.backends.llvm.loops import emit_nest
 from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.loops.collapse import collapse
+from ds_compiler.backends.loops.contraction import matmul_form
 from ds_compiler.backends.loops.ir import Kernel, Store, step_nodes, walk
 from ds_compiler.backends.loops.lower import lower_loops
 from ds_compiler.ir.core import Block, Value
 from ds_compiler.ir.dims import Expr, symbols_of
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.ops import Constant, Fusion
+from ds_compiler.ops import Constant, DotGeneral, Fusion
 
 __all__ = ["KernelInfo", "Packing", "emit_kernel", "kernel_key", "symbols_in"]
 
@@ -66,6 +67,16 @@ def _loop(frame: KernelFrame) -> KernelInfo:
     return KernelInfo(parallel=not serial, inplace=_inplace(kernel))
 
 
+def _matmul(frame: KernelFrame) -> KernelInfo:
+    """A matrix product by its schedule, or as a loop nest when its axes do not walk as one."""
+    op = contraction.root_of(frame, DotGeneral)
+    assert isinstance(op, DotGeneral)
+    if matmul_form(op) is not None:
+        return contraction.emit_dot(frame)
+    frame.fb.comment("matrix product without a schedule: contracting or column axes are apart")
+    return _loop(frame)
+
+
 def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
     """Results that may overwrite an input: read only at the place written, and not again afterwards."""
     if len(kernel.nests) != 1:
@@ -82,7 +93,6 @@ def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
             before = [n for s in nest.steps[: position + 1] for n in walk(step_nodes(s)) if n.op == "load"]
             after = [n for s in nest.steps[position + 1 :] for n in walk(step_nodes(s)) if n.op == "load"]
             same = all(n.index == step.index for n in before if n.payload == number)
-            # With inner axes, a place must not be read at a later inner point of an earlier-written one.
             if same and any(n.payload == number for n in before) and all(n.payload != number for n in after):
                 inputs.append(number)
         if inputs:
@@ -92,7 +102,7 @@ def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
 
 _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
     "loop": _loop,
-    "matmul": contraction.emit_dot,
+    "matmul": _matmul,
     "conv": windows.emit_convolution,
     "conv_transpose": windows.emit_convolution,
     "pool": windows.emit_pooling,

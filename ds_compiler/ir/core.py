@@ -313,12 +313,6 @@ class Operation:
             self.parent._unlink(self)
         return self
 
-    def move_before(self, other: Operation) -> None:
-        """Move in front of `other`."""
-        self.detach()
-        assert other.parent is not None
-        other.parent.insert_before(other, self)
-
     def clone(self, mapping: dict[Value, Value] | None = None, **changes: Any) -> Operation:
         """A detached copy reading `mapping`'s values; nested regions are copied, `mapping` learns the new results.
 

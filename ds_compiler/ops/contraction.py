@@ -77,13 +77,8 @@ class DotGeneral(Operation):
         return traffic(self, 2 * self.result.type.elements * depth)
 
 
-@op("conv")
-class Conv(Operation):
-    """Cross-correlation with `groups` over any number of spatial axes.
-
-    ``layout="nchw"``: input [N, C, *spatial], result [N, O, *spatial]; ``"nhwc"``: channels last in both.
-    The weight is [O, C/groups, *kernel] in either layout. `low` and `high` are zero padding, one a spatial axis.
-    """
+class _Convolution(Operation):
+    """The fields and checks that a convolution and its transpose share."""
 
     input: Value
     weight: Value
@@ -98,7 +93,8 @@ class Conv(Operation):
     def spatial_rank(self) -> int:
         return self.weight.type.rank - 2
 
-    def infer(self) -> TensorType:
+    def _checked(self) -> tuple[TensorType, TensorType]:
+        """Types of input and weight, whose ranks and attributes fit."""
         x, w = self.input.type, self.weight.type
         n = self.spatial_rank
         if x.rank != w.rank or n < 1 or x.dtype != w.dtype or not x.dtype.is_float:
@@ -107,6 +103,19 @@ class Conv(Operation):
             raise self.error(f"strides, padding and dilations need {n} entries each")
         if min((*self.strides, *self.dilations, self.groups)) < 1:
             raise self.error("strides, dilations and groups must be positive")
+        return x, w
+
+
+@op("conv")
+class Conv(_Convolution):
+    """Cross-correlation with `groups` over any number of spatial axes.
+
+    ``layout="nchw"``: input [N, C, *spatial], result [N, O, *spatial]; ``"nhwc"``: channels last in both.
+    The weight is [O, C/groups, *kernel] in either layout. `low` and `high` are zero padding, one a spatial axis.
+    """
+
+    def infer(self) -> TensorType:
+        x, w = self._checked()
         channels, spatial = _split(x, self.layout)
         per_group, out = w.shape[1], w.shape[0]
         if isinstance(channels, int) and isinstance(per_group, int) and channels != per_group * self.groups:
@@ -148,33 +157,15 @@ class Conv(Operation):
 
 
 @op("conv_transpose")
-class ConvTranspose(Operation):
+class ConvTranspose(_Convolution):
     """The transpose of `Conv` with respect to its input (ONNX ConvTranspose).
 
     Layouts as in `Conv`; the weight is [C, O/groups, *kernel]. Result spatial size:
     ``(size-1)*stride + (kernel-1)*dilation + 1 - low - high``.
     """
 
-    input: Value
-    weight: Value
-    strides: tuple[int, ...]
-    low: tuple[Dim, ...]
-    high: tuple[Dim, ...]
-    dilations: tuple[int, ...]
-    groups: int
-    layout: str = "nchw"
-
-    @property
-    def spatial_rank(self) -> int:
-        return self.weight.type.rank - 2
-
     def infer(self) -> TensorType:
-        x, w = self.input.type, self.weight.type
-        n = self.spatial_rank
-        if x.rank != w.rank or n < 1 or x.dtype != w.dtype or not x.dtype.is_float:
-            raise self.error(f"input is {x}, weight is {w}")
-        if not len(self.strides) == len(self.low) == len(self.high) == len(self.dilations) == n:
-            raise self.error(f"strides, padding and dilations need {n} entries each")
+        x, w = self._checked()
         channels, spatial = _split(x, self.layout)
         if isinstance(channels, int) and isinstance(w.shape[0], int) and channels != w.shape[0]:
             raise self.error(f"weight has {w.shape[0]} input channels, input has {channels}")

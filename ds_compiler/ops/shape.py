@@ -10,7 +10,7 @@ import numpy as np
 from ds_compiler.ir import dims
 from ds_compiler.ir.core import Operation, Value, op
 from ds_compiler.ir.cost import Cost, traffic
-from ds_compiler.ir.dims import Dim, Expr, ceildiv, evaluate, maximum, product, symbols_of
+from ds_compiler.ir.dims import Dim, Expr, ceildiv, evaluate, maximum, product
 from ds_compiler.ir.dtypes import DType, from_numpy, i64
 from ds_compiler.ir.types import TensorType
 
@@ -288,8 +288,3 @@ def slice_size(start: Dim, stop: Dim, step: int) -> Dim:
     """Number of indices in ``range(start, stop, step)``."""
     span = stop - start if step > 0 else start - stop
     return maximum(ceildiv(span, abs(step)), 0)
-
-
-def mentions(sizes: tuple[Dim, ...]) -> frozenset[str]:
-    """Symbols in any of `sizes`."""
-    return frozenset[str]().union(*(symbols_of(d) for d in sizes))

@@ -162,6 +162,12 @@ CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
     "layer_norm": ([t(2, n, 48), t(48), t(48)], layer_norm, [real(2, 7, 48), real(48), real(48)], 1),
     "add_norm": ([t(2, n, 48), t(2, n, 48), t(48), t(48)], add_norm, [real(2, 7, 48)] * 2 + [real(48)] * 2, 1),
     "linear_relu": ([t(2, n, 24), t(33)], linear, [real(2, 11, 24), real(33)], 1),
+    "product_over_axes_apart": (
+        [t(4, n, 6), t(4, 7, 6)],
+        lambda b, x, y: b.emit(Unary(b.emit(DotGeneral(x, y, (), (), (0, 2), (0, 2))), "neg")),
+        [real(4, 5, 6), real(4, 7, 6)],
+        1,
+    ),
     "linear_one_row": ([t(1, 1, 24), t(33)], linear, [real(1, 1, 24), real(33)], 1),
     "gelu_linear_residual": ([t(2, n, 24)] * 2, gelu_linear, [real(2, 11, 24), real(2, 11, 24)], 1),
     "attention": ([t(2, n, 3, 8)] * 3, attention, [real(2, 9, 3, 8) for _ in range(3)], 3),
