@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ds_compiler.ir.core import Block, Function, Operation, Value
+from ds_compiler.ir import Block, Function, Operation, Value
 from ds_compiler.ir.dims import Dim, symbols_of
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Bind, Constant, Fusion, If, Reshape, Scan, Size, While

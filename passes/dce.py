@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ds_compiler.ir import Expr, Module, Operation, TensorType, Value
-from ds_compiler.ir.core import BlockArgument, OpResult
+from ds_compiler.ir import BlockArgument, Expr, Module, Operation, OpResult, TensorType, Value
 from ds_compiler.ir.dims import symbols_of
 from ds_compiler.ops import Bind, Call, Composite, Fusion, If, Scan, While
 from ds_compiler.passes.manager import register

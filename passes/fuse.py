@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ds_compiler.ir.core import Block, Module, Operation, Region, Value
+from ds_compiler.ir import Block, Module, Operation, Region, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.location import Location
 from ds_compiler.ops import (

@@ -7,8 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from ds_compiler.ir import Builder, Dim, Operation, TensorType, Value
-from ds_compiler.ir.core import OpResult
+from ds_compiler.ir import Builder, Dim, Operation, OpResult, TensorType, Value
 from ds_compiler.ops import Binary, Broadcast, Cast, Compare, Constant, Predicate, Reshape, Select, Transpose, Unary
 
 Array: TypeAlias = "np.ndarray[Any, Any]"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ds_compiler.ir.core import Function
+from ds_compiler.ir import Function
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Fusion
 from ds_compiler.passes.arena import ALIGNMENT, Interval, Layout, aligned, lower_bound, overlaps, pack

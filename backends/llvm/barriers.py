@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ds_compiler.ir.core import Block, Operation, Value
+from ds_compiler.ir import Block, Operation, Value
 from ds_compiler.ir.dims import evaluate, is_non_negative, symbols_of
 from ds_compiler.ops import Bind, Fusion, If, Scan, While, Yield
 from ds_compiler.passes.buffers import Buffer, Buffers, Carry, Half, Output, Place, Where

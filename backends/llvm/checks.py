@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
 from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.backends.llvm.symbols import SymbolTable
-from ds_compiler.ir.core import Function, Operation
+from ds_compiler.ir import Function, Operation
 from ds_compiler.ir.dims import Dim, Expr, is_non_negative, maximum, product, symbols_of
 from ds_compiler.ops import Broadcast, Concat, Conv, ConvTranspose, DotGeneral, Fusion, Reshape, Scan, Slice
 from ds_compiler.passes.buffers import kernel_blocks

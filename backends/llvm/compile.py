@@ -20,7 +20,7 @@ from ds_compiler.backends.llvm.kernels import emit_kernel, kernel_key
 from ds_compiler.backends.llvm.program import KernelCall, emit_program
 from ds_compiler.backends.llvm.symbols import program_symbols
 from ds_compiler.backends.llvm.target import Target
-from ds_compiler.ir.core import Function, Module, Value
+from ds_compiler.ir import Function, Module, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Fusion

@@ -23,7 +23,7 @@ from ds_compiler.backends.llvm.scalars import compute_type
 from ds_compiler.backends.loops.collapse import indices_of
 from ds_compiler.backends.loops.contraction import Epilogue, MatmulForm, lower_epilogue, matmul_form
 from ds_compiler.backends.loops.ir import Nest, step_nodes, walk
-from ds_compiler.ir.core import Operation, Value
+from ds_compiler.ir import Operation, Value
 from ds_compiler.ir.dims import Dim, product
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import DotGeneral

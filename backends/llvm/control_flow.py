@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ds_compiler.backends.llvm.builder import V
 from ds_compiler.backends.llvm.sizes import emit_size
-from ds_compiler.ir.core import Block, Operation, Value
+from ds_compiler.ir import Block, Operation, Value
 from ds_compiler.ops import If, Scan, While
 from ds_compiler.passes.buffers import Carried, Carry
 from ds_compiler.passes.memory_plan import half_size

@@ -12,7 +12,7 @@ from ds_compiler.backends.llvm.body import Body
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
 from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.backends.llvm.target import Target
-from ds_compiler.ir.core import Value
+from ds_compiler.ir import Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Constant, Fusion
 

@@ -19,7 +19,7 @@ from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.contraction import matmul_form
 from ds_compiler.backends.loops.ir import Kernel, Store, step_nodes, walk
 from ds_compiler.backends.loops.lower import lower_loops
-from ds_compiler.ir.core import Block, Value
+from ds_compiler.ir import Block, Value
 from ds_compiler.ir.dims import Expr, symbols_of
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Constant, DotGeneral, Fusion

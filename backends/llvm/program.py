@@ -20,7 +20,7 @@ from ds_compiler.backends.llvm.frame import KernelInfo
 from ds_compiler.backends.llvm.parallel import emit_barrier, emit_context_word, emit_ticks
 from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.backends.llvm.symbols import SymbolTable
-from ds_compiler.ir.core import Block, Function, Operation, Value
+from ds_compiler.ir import Block, Function, Operation, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Bind, Constant, Fusion, If, Reshape, Scan, Size, While
 from ds_compiler.passes.buffers import Buffer, Output, Where, kernel_blocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
-from ds_compiler.ir.core import Function
+from ds_compiler.ir import Function
 from ds_compiler.ir.dims import Expr, symbol, symbols_of
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.runtime.manifest import Symbol

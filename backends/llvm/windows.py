@@ -12,7 +12,7 @@ from ds_compiler.backends.llvm.pool import PoolShape, emit_pool
 from ds_compiler.backends.llvm.scalars import compute_type
 from ds_compiler.backends.llvm.window import ConvShape, Epilogue
 from ds_compiler.backends.loops.contraction import lower_epilogue
-from ds_compiler.ir.core import Value
+from ds_compiler.ir import Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Conv, ConvTranspose, ReduceWindow

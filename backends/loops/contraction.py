@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ds_compiler.backends.loops.collapse import collapse_axes, replace_axes
 from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, Step, Store, of_axis, step_nodes, walk
 from ds_compiler.backends.loops.lower import Lowering, Point, linear, strides_of
-from ds_compiler.ir.core import OpResult, Value
+from ds_compiler.ir import OpResult, Value
 from ds_compiler.ir.dims import Dim, product
 from ds_compiler.ir.dtypes import i64
 from ds_compiler.ir.errors import CompileError

@@ -26,7 +26,7 @@ from ds_compiler.backends.loops.ir import (
     Store,
     of_axis,
 )
-from ds_compiler.ir.core import Block, OpResult, Value
+from ds_compiler.ir import Block, OpResult, Value
 from ds_compiler.ir.dims import Dim, Expr, product
 from ds_compiler.ir.dtypes import DType, i64
 from ds_compiler.ir.errors import CompileError

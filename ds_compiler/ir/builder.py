@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ds_compiler.ir.core import Block, Operation, OpResult
+from ds_compiler.ir.block import Block
 from ds_compiler.ir.location import UNKNOWN, Location
+from ds_compiler.ir.operation import Operation
+from ds_compiler.ir.value import OpResult
 
 _T = TypeVar("_T", bound=Operation)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ds_compiler.ir.dims import Dim
 
 if TYPE_CHECKING:
-    from ds_compiler.ir.core import Operation
+    from ds_compiler.ir.operation import Operation
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,22 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ds_compiler.ir import dtypes
-from ds_compiler.ir.core import (
-    Block,
-    Function,
-    Module,
-    Operation,
-    Region,
-    Value,
-    operation_class,
-    operation_names,
-)
+from ds_compiler.ir.block import Block, Region
+from ds_compiler.ir.declaration import operation_class, operation_names
 from ds_compiler.ir.dims import Dim, parse_dim
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ir.lexer import Lexer
 from ds_compiler.ir.literals import Array, load_constants, read_array
 from ds_compiler.ir.location import Location
+from ds_compiler.ir.module import Function, Module
+from ds_compiler.ir.operation import Operation
 from ds_compiler.ir.types import TensorType
+from ds_compiler.ir.value import Value
 
 _TYPE = re.compile(r"tensor<([^<>\n]*)>")
 _ATTRIBUTE = re.compile(r"([^\W\d]\w*)=")

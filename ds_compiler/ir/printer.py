@@ -22,12 +22,15 @@ from typing import Any
 import numpy as np
 
 from ds_compiler.ir import dtypes
-from ds_compiler.ir.core import Block, Field, Function, Module, Operation, Region, Value
+from ds_compiler.ir.block import Block, Region
 from ds_compiler.ir.dims import Expr, symbols_of
 from ds_compiler.ir.dtypes import DType
 from ds_compiler.ir.lexer import quote, write_location, write_name
 from ds_compiler.ir.literals import Array, save_constants, write_array
+from ds_compiler.ir.module import Function, Module
+from ds_compiler.ir.operation import Field, Operation
 from ds_compiler.ir.types import TensorType
+from ds_compiler.ir.value import Value
 
 RESERVED_WORDS = frozenset({"true", "false", "none", "nan", "inf", "tensor", "array", "dim", *dtypes.names()})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ds_compiler.ir.core import Operation, Region, Value, op
+from ds_compiler.ir import Operation, Region, Value, op
 from ds_compiler.ir.cost import Cost
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.dtypes import bool_

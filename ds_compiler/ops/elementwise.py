@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ds_compiler.ir.core import Operation, Value, op
+from ds_compiler.ir import Operation, Value, op
 from ds_compiler.ir.cost import Cost, elementwise_cost
 from ds_compiler.ir.dtypes import DType, bool_
 from ds_compiler.ir.types import TensorType

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ds_compiler.ir.core import Operation, Value, op
+from ds_compiler.ir import Operation, Value, op
 from ds_compiler.ir.cost import Cost, traffic
 from ds_compiler.ir.dims import Dim, evaluate, product
 from ds_compiler.ir.dtypes import i64

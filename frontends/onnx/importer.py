@@ -13,8 +13,19 @@ from ds_compiler.frontends.onnx import functions, loader, operators
 from ds_compiler.frontends.onnx.emitter import Emitter, Known, sanitised
 from ds_compiler.frontends.onnx.node import Array, Node
 from ds_compiler.frontends.onnx.registry import Handler, canonical_domain, find_handler
-from ds_compiler.ir import Block, CompileError, Dim, Function, Location, Module, Region, TensorType, Value, symbol
-from ds_compiler.ir.core import Operation
+from ds_compiler.ir import (
+    Block,
+    CompileError,
+    Dim,
+    Function,
+    Location,
+    Module,
+    Operation,
+    Region,
+    TensorType,
+    Value,
+    symbol,
+)
 from ds_compiler.ops import Bind, Return
 
 _ = operators  # importing the package registers the handlers
