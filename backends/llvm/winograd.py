@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V, vector_of
-from ds_compiler.backends.llvm.packing import pack_b
 from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.tile import accumulate, tile_shape, zero_tile
 from ds_compiler.backends.llvm.window import ConvShape, Epilogue, ceil_div, index, share
@@ -110,11 +109,14 @@ def pack_winograd_weight(w: NDArray[np.generic], shape: ConvShape, target: Targe
     for i, point in enumerate(points):
         g[i] = np.power(point, range(3)) / math.prod(point - other for other in points if other != point)
     g[-1, 2] = 1.0
-    transformed = np.einsum("ia,ocab,jb->ijco", g, w.astype(np.float64), g, optimize=True).reshape(
-        _POSITIONS, shape.ci, shape.co
-    )
-    packed = pack_b(transformed.astype(np.float32), winograd_plan(shape, target).width)
-    return np.ascontiguousarray(packed.swapaxes(0, 1))
+    # One panel of output channels at a time: its data stays in the cache, and the product is one matrix product.
+    width = winograd_plan(shape, target).width
+    both = np.kron(g, g)  # [36, 9]
+    packed = np.zeros((-(-shape.co // width), _POSITIONS, shape.ci, width), np.float32)
+    for panel, first in zip(packed, range(0, shape.co, width), strict=True):
+        taps = w[first : first + width].reshape(-1, shape.ci, 9).transpose(2, 1, 0).astype(np.float64)
+        panel[:, :, : taps.shape[2]] = (both @ taps.reshape(9, -1)).reshape(_POSITIONS, shape.ci, -1)
+    return packed
 
 
 def winograd_scratch_bytes(shape: ConvShape, target: Target) -> int:
