@@ -70,7 +70,7 @@ class DotGeneral(Operation):
         k = int(np.prod(contract, dtype=int))
         m, n = int(np.prod(rows, dtype=int)), int(np.prod(columns, dtype=int))
         result = _wide(a.reshape(*batch, m, k)) @ _wide(b.reshape(*batch, k, n))
-        return result.reshape(*batch, *rows, *columns).astype(self.result.type.dtype.numpy)
+        return result.reshape((*batch, *rows, *columns)).astype(self.result.type.dtype.numpy)
 
     def cost(self) -> Cost:
         depth = product(tuple(self.lhs.type.shape[a] for a in self.lhs_contract))

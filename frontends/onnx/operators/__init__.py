@@ -5,6 +5,14 @@ Out:  the node's results.
 Read: `elementwise` for the form of a handler.
 """
 
-from ds_compiler.frontends.onnx.operators import contraction, elementwise
+from ds_compiler.frontends.onnx.operators import (
+    contraction,
+    conversion,
+    elementwise,
+)
 
-__all__ = ["contraction", "elementwise"]
+__all__ = [
+    "contraction",
+    "conversion",
+    "elementwise",
+]

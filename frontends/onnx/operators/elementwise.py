@@ -1,4 +1,4 @@
-"""Arithmetic, comparison, logic and casts, with NumPy broadcasting."""
+"""Arithmetic, comparison and logic, with NumPy broadcasting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import reduce
 import numpy as np
 
 from ds_compiler.frontends.onnx.emitter import Emitter
-from ds_compiler.frontends.onnx.loader import element_type
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Value
@@ -106,19 +105,6 @@ def is_inf(e: Emitter, n: Node) -> Value:
 @onnx_op("Where", since=9)
 def where(e: Emitter, n: Node) -> Value:
     return e.select(n.input(0), n.input(1), n.input(2))
-
-
-@onnx_op("Cast")
-def cast(e: Emitter, n: Node) -> Value:
-    to = n.attribute("to")
-    if to is None:
-        n.fail("attribute 'to' is missing")
-    return e.cast(n.input(0), element_type(int(to), "the result"))
-
-
-@onnx_op("CastLike", since=15)
-def cast_like(e: Emitter, n: Node) -> Value:
-    return e.cast(n.input(0), n.input(1).type.dtype)
 
 
 @onnx_op("Identity")
