@@ -28,7 +28,6 @@ import filelock
 import platformdirs
 
 from ds_compiler.runtime.checksum import checksum
-from ds_compiler.runtime.files import sync_folder
 
 _ENTRY: Final = "entry.json"
 _FORMAT: Final = 1
@@ -123,7 +122,6 @@ class Cache:
             described = {name: _write(temporary / name, content) for name, content in files.items()}
             text = json.dumps({"format": _FORMAT, "key": key, "files": described}, indent=1)
             _write(temporary / _ENTRY, text.encode())
-            sync_folder(temporary)
             for attempt in range(3):
                 self._remove(target)
                 try:
@@ -132,7 +130,6 @@ class Cache:
                 except OSError:  # another process has put the same key in between; ours is as good
                     if attempt == 2:
                         raise
-            sync_folder(target.parent)
         except OSError as error:
             self._warn(f"the cache in {self.folder} cannot be written: {error}")
             if temporary is not None:
@@ -224,13 +221,13 @@ class _Damaged(Exception):
 
 
 def _write(path: Path, content: Content) -> dict[str, int | str]:
+    # Not forced to the disk, which would take longer than compiling does: what a power cut leaves of it does not match
+    # its checksum.
     with open(path, "wb") as file:
         if callable(content):
             content(file)
         else:
             file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     return _measure(path)
 
 

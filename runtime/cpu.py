@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -66,6 +67,19 @@ def host_features() -> frozenset[str]:
     flags = next((line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith("flags")), [])
     present = set(flags)
     return frozenset(name for name, linux in _CHECKED.items() if linux in present)
+
+
+def host_identity() -> str:
+    """Text that differs between machines for which different code would be generated."""
+    told = [architecture()]
+    with contextlib.suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features", "CPU part")
+        told += [line for line in first if line.split(":")[0].strip() in wanted]
+    for path in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")):
+        with contextlib.suppress(OSError):
+            told.append(path.read_text())
+    return "\n".join(told)
 
 
 def missing_features(required: Iterable[str]) -> list[str]:

@@ -27,6 +27,11 @@ class Tensor:
     dtype: str
     dims: tuple[str, ...]
 
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """Sizes: numbers where they are static, else the text of an expression."""
+        return tuple(int(dim) if dim.isdigit() else dim for dim in self.dims)
+
     def __str__(self) -> str:
         return f"{short_name(self.dtype)}[{','.join(self.dims)}]"
 

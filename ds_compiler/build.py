@@ -1,0 +1,115 @@
+"""From a source to machine code: front end, passes, back end. The one file of the API that imports them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ds_compiler import passes as rooms
+from ds_compiler.backends.llvm.compile import Compiled, compile_module
+from ds_compiler.backends.llvm.parallel import pool_object
+from ds_compiler.backends.llvm.target import Target, parse_target
+from ds_compiler.ir import CompileError, Module
+from ds_compiler.passes.buffers import Where
+from ds_compiler.runtime.artifact import Contents
+from ds_compiler.source import Source
+
+MOST_REMARKS = 100
+
+
+def find_target(name: str) -> Target:
+    """The target called `name`.
+
+    Raises:
+        CompileError: there is none.
+    """
+    try:
+        return parse_target(name)
+    except ValueError as error:
+        raise CompileError(str(error)) from None
+
+
+def pipeline(passes: str) -> list[rooms.manager.Invocation]:
+    """The passes that `passes` names; kernels are made of fusions, so that `fuse` comes last if it is not there.
+
+    Raises:
+        CompileError: a pass is unknown.
+    """
+    invocations = rooms.parse_pipeline(passes)
+    if not invocations or invocations[-1].pass_.name != "fuse":
+        invocations += rooms.parse_pipeline("fuse")
+    return invocations
+
+
+def build(source: Source, target_name: str, passes: str, verify: bool) -> tuple[Contents, dict[str, Any]]:
+    """Compile; the program, and the account of it.
+
+    Raises:
+        CompileError: the model is malformed or holds what is not supported, or an option is wrong.
+    """
+    target, invocations = find_target(target_name), pipeline(passes)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    with rooms.collect() as remarks:
+        module = source.module()
+        imported = time.perf_counter()
+        seconds["import"] = imported - start
+        if verify:
+            _verify(module)
+        by_pass: dict[str, float] = {}
+        rooms.run(module, invocations, verify=verify, timing=by_pass)
+        seconds["passes"] = time.perf_counter() - imported
+        compiled = compile_module(module, target, name=source.name, version=_version())
+    seconds.update(compiled.seconds)
+    account = {
+        "name": source.name,
+        "target": {"name": target_name, "cpu": target.cpu, "vector_bits": target.vector_bits},
+        "pipeline": ",".join(map(str, invocations)),
+        "seconds": {**seconds, "total": time.perf_counter() - start},
+        "pass_seconds": by_pass,
+        "distinct_kernels": compiled.kernels,
+        "barriers": compiled.barriers,
+        "memory": _memory(compiled),
+        "rewrites": dict(remarks.counts.most_common()),
+        "remarks": [str(entry) for entry in remarks.missed[:MOST_REMARKS]],
+    }
+    return Contents(compiled.manifest, compiled.program, pool_object(), compiled.constants), account
+
+
+def text(source: Source, passes: str, after: str | None) -> str:
+    """IR text after the last run of pass `after`, "import" meaning before all of them; None: after all.
+
+    Raises:
+        CompileError: as for `build`; or no pass is called `after`.
+    """
+    from ds_compiler.ir.printer import print_module
+
+    invocations = pipeline(passes)
+    names = ["import", *(invocation.pass_.name for invocation in invocations)]
+    if after is not None and after not in names:
+        raise CompileError(f"no pass called '{after}' runs", help=f"these do: {', '.join(dict.fromkeys(names))}")
+    last = len(names) - 1 - names[::-1].index(after) if after is not None else len(names) - 1
+    module = source.module()
+    rooms.run(module, invocations[:last])
+    return print_module(module)
+
+
+def _verify(module: Module) -> None:
+    from ds_compiler.ir.verifier import verify
+
+    verify(module)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("ds_compiler")
+
+
+def _memory(compiled: Compiled) -> dict[str, Any]:
+    buffers = compiled.plan.buffers
+    return {
+        "arena": str(compiled.plan.arena),
+        "lower_bound": str(compiled.plan.lower_bound),
+        "buffers": {where.name.lower(): len(buffers.of_kind(where)) for where in Where},
+    }

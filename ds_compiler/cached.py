@@ -1,0 +1,74 @@
+"""Compiled programs in the cache: the key, told without importing the compiler, and what an entry holds."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from ds_compiler.runtime import artifact
+from ds_compiler.runtime.artifact import Contents
+from ds_compiler.runtime.cache import Content, Entry
+from ds_compiler.runtime.cpu import host_identity
+from ds_compiler.runtime.errors import LoadError
+
+_PROGRAM, _ACCOUNT = "program.dsa", "account.json"
+
+_ROOMS: Final = ("ir", "ops", "frontends", "passes", "backends", "runtime")
+_LIBRARIES: Final = ("llvmlite", "onnx", "numpy")
+
+
+def cache_key(content: str, name: str, target: str, options: Mapping[str, object]) -> str:
+    """64 hexadecimal digits.
+
+    Args:
+        content: hash of the model.
+        target: as the user named it; ``cpu`` stands for this machine.
+        options: whatever else changes the result.
+    """
+    machine = host_identity() if target in ("cpu", "host", "native") else target
+    parts = [content, name, machine, compiler_identity()]
+    parts += [f"{key}={value!r}" for key, value in sorted(options.items())]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def compiler_identity() -> str:
+    """Hash of the compiler's own sources (times do not matter) and of the versions of the libraries it works with."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for name in ("build.py", "source.py"):
+        digest.update((package / name).read_bytes())
+    for room in _ROOMS:
+        spec = importlib.util.find_spec(f"ds_compiler.{room}")  # finds it without importing it
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"\0{room}/{path.relative_to(folder)}\0".encode())
+                digest.update(path.read_bytes())
+    for library in _LIBRARIES:
+        digest.update(f"\0{library} {metadata.version(library)}".encode())
+    return digest.hexdigest()
+
+
+def files(contents: Contents, account: Mapping[str, Any]) -> dict[str, Content]:
+    """The files of an entry: the artifact, and what `CompiledModel.report` tells of how it was made."""
+    program, pool = contents.program, contents.pool
+    return {
+        _PROGRAM: lambda file: artifact.write(file, program, contents.manifest, contents.constants, pool),
+        _ACCOUNT: json.dumps(account).encode(),
+    }
+
+
+def read(entry: Entry) -> tuple[Contents, dict[str, Any]] | None:
+    """What `files` has put into an entry, weights mapped; None if another process has just dropped it."""
+    try:
+        account: dict[str, Any] = json.loads(entry.read(_ACCOUNT))
+        # The cache has compared checksums of the whole file already.
+        return artifact.read(entry.path(_PROGRAM), verify=False), account
+    except (OSError, LoadError, ValueError):
+        return None
