@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 8 << 20
 _RACY_SECONDS: Final = 2.0
-"""A file changed as recently as this may change again within one tick of the file system's clock, unseen by its times."""
+"""A file changed as recently as this may change again within one tick of the file system's clock, unseen."""
 _LOCATION: Final = b"\n\x08location"
-"""How a model file's protobuf says that a tensor's data lies elsewhere: the key of a string pair, its value after it."""
+"""How protobuf says that a tensor's data lies elsewhere: the key of a string pair; the value follows."""
 
 
 class Uncacheable(Exception):
@@ -167,9 +167,8 @@ def _of_content(path: Path) -> str:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 return hashlib.sha256().hexdigest()
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-                with memoryview(mapping) as view:
-                    return _chunked(view)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping, memoryview(mapping) as view:
+                return _chunked(view)
     except FileNotFoundError:
         return "absent"
 
