@@ -7,8 +7,8 @@ from collections.abc import Hashable
 import numpy as np
 
 from ds_compiler.ir import Block, Module, Operation, Region
+from ds_compiler.ir.symbols import mentioned_symbols
 from ds_compiler.ops import Binary, Bind, Compare, Composite, Constant, Fusion, Scan, While
-from ds_compiler.passes.dce import mentioned_symbols
 from ds_compiler.passes.manager import register
 
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"})

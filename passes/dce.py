@@ -5,31 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ds_compiler.ir import BlockArgument, Expr, Module, Operation, OpResult, TensorType, Value
-from ds_compiler.ir.dims import symbols_of
+from ds_compiler.ir import BlockArgument, Module, Operation, OpResult, Value
+from ds_compiler.ir.symbols import mentioned_symbols
 from ds_compiler.ops import Bind, Call, Composite, Fusion, If, Scan, While
 from ds_compiler.passes.manager import register
-
-
-def mentioned_symbols(op: Operation) -> set[str]:
-    """Symbolic dimensions in the operation's attributes and result types (nested operations not included)."""
-    names: set[str] = set()
-    for result in op.results:
-        for dim in result.type.shape:
-            names |= symbols_of(dim)
-    for value in op.attributes.values():
-        _collect(value, names)
-    return names
-
-
-def _collect(value: Any, names: set[str]) -> None:
-    if isinstance(value, Expr):
-        names |= symbols_of(value)
-    elif isinstance(value, TensorType):
-        names |= value.symbols
-    elif isinstance(value, tuple):
-        for item in value:
-            _collect(item, names)
 
 
 @register("dce")

@@ -189,4 +189,5 @@ def _verify(module: Module, after: str) -> None:
     try:
         verify(module)
     except CompileError as error:
-        raise CompileError(f"pass '{after}' broke the IR: {error.what}", location=error.location) from error
+        what = f"pass '{after}' broke the IR: {error.what}"
+        raise CompileError(what, location=error.location, help=error.help, snippet=error.snippet) from error

@@ -37,12 +37,18 @@ class Operation:
         regions: nested regions.
         location: where in the user's program it comes from.
         parent: the block it stands in, None while detached.
+
+    Class attributes:
+        is_terminator: ends a block.
+        is_isolated: its regions read no value of the enclosing code.
+        has_side_effects: stays although nobody reads a result.
     """
 
     name: ClassVar[str] = "?"
     fields: ClassVar[tuple[Field, ...]] = ()
     has_kinds: ClassVar[bool] = False
     is_terminator: ClassVar[bool] = False
+    is_isolated: ClassVar[bool] = False
     has_side_effects: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -152,6 +152,7 @@ class Fusion(_Structured):
     inputs: tuple[Value, ...]
     body: Region
     strategy: str
+    is_isolated = True
 
     def infer(self) -> Sequence[TensorType]:
         self._check_arguments(self.body, [v.type for v in self.inputs], "the body")
@@ -167,6 +168,7 @@ class Composite(_Structured):
     body: Region
     callee: str
     options: tuple[tuple[str, Any], ...] = ()
+    is_isolated = True
 
     def infer(self) -> Sequence[TensorType]:
         self._check_arguments(self.body, [v.type for v in self.inputs], "the body")

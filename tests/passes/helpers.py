@@ -68,7 +68,7 @@ def evaluate_dim(dim: Dim, sizes: dict[str, int]) -> int:
 def check(module: Module, pipeline: str, *, rtol: float = 0.0, atol: float = 0.0, **sizes: int) -> Module:
     """Run `pipeline` on a copy; its results must equal the original's (exactly, unless a tolerance is given)."""
     changed = module.clone()
-    run(changed, pipeline)
+    run(changed, pipeline, verify=True)
     assert [str(t) for t in changed.main.result_types] == [str(t) for t in module.main.result_types]
     inputs = random_inputs(module, sizes)
     for before, after in zip(interpret(module, inputs), interpret(changed, inputs), strict=True):
