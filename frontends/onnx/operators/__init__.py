@@ -6,13 +6,25 @@ Read: `elementwise` for the form of a handler.
 """
 
 from ds_compiler.frontends.onnx.operators import (
+    activation,
     contraction,
     conversion,
+    convolution,
     elementwise,
+    normalization,
+    pooling,
+    reduction,
+    softmax,
 )
 
 __all__ = [
+    "activation",
     "contraction",
     "conversion",
+    "convolution",
     "elementwise",
+    "normalization",
+    "pooling",
+    "reduction",
+    "softmax",
 ]
