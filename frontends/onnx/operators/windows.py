@@ -48,22 +48,24 @@ def read_windows(n: Node, spatial: tuple[Dim, ...], kernel: tuple[int, ...]) -> 
         n.fail("kernel sizes, strides and dilations must be positive")
     spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     mode = n.choice("auto_pad", "NOTSET", AUTO_PAD)
-    low, high, beyond = [], [], [0] * rank
-    beyond_: list[Dim] = list(beyond)
+    zeros = (0,) * rank
+    if mode == "VALID":
+        return Windows(kernel, strides, dilations, zeros, zeros, zeros)
     if mode in ("SAME_UPPER", "SAME_LOWER"):
+        low: list[Dim] = []
+        high: list[Dim] = []
         for size, span, stride in zip(spatial, spans, strides, strict=True):
             total = same_padding(size, span, stride)
             less = floordiv(total, 2)
             low.append(less if mode == "SAME_UPPER" else total - less)
             high.append(total - less if mode == "SAME_UPPER" else less)
-        return Windows(kernel, strides, dilations, tuple(low), tuple(high), tuple(beyond_))
-    if mode == "VALID":
-        return Windows(kernel, strides, dilations, (0,) * rank, (0,) * rank, tuple(beyond_))
+        return Windows(kernel, strides, dilations, tuple(low), tuple(high), zeros)
     pads = explicit_pads(n, rank)
+    before, behind = pads[:rank], pads[rank:]
+    beyond: tuple[Dim, ...] = zeros
     if n.int("ceil_mode", 0):
-        for axis in range(rank):
-            beyond_[axis] = _beyond(spatial[axis], spans[axis], strides[axis], pads[axis], pads[axis + rank])
-    return Windows(kernel, strides, dilations, pads[:rank], pads[rank:], tuple(beyond_))
+        beyond = tuple(map(_beyond, spatial, spans, strides, before, behind))
+    return Windows(kernel, strides, dilations, before, behind, beyond)
 
 
 def per_axis(n: Node, name: str, rank: int) -> tuple[int, ...]:
