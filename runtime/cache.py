@@ -24,9 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import filelock
-import platformdirs
-
 from ds_compiler.runtime.checksum import checksum
 
 _ENTRY: Final = "entry.json"
@@ -59,7 +56,11 @@ class Entry:
 def default_folder() -> Path:
     """``$DSC_CACHE_DIR``, or ``ds_compiler`` in the user's cache folder."""
     named = os.environ.get("DSC_CACHE_DIR")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("ds_compiler"))
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("ds_compiler"))
 
 
 def _default_max_bytes() -> int:
@@ -141,6 +142,8 @@ class Cache:
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Hold the key among processes and threads; without effect where locks cannot be made."""
+        import filelock  # here, since a program that is found needs no lock, and importing this takes 10 ms
+
         lock: filelock.BaseFileLock | None = None
         if self.enabled:
             try:

@@ -26,9 +26,13 @@ def pack_b(weights: npt.NDArray[np.generic], nr: int) -> npt.NDArray[np.generic]
         raise ValueError(f"pack_b: B has shape {weights.shape}; need [..., K, N]")
     *lead, k, n = weights.shape
     panels = -(-n // nr)
-    padded = np.zeros((*lead, k, panels * nr), weights.dtype)
-    padded[..., :n] = weights
-    return np.ascontiguousarray(np.moveaxis(padded.reshape(*lead, k, panels, nr), -2, -3))
+    packed = np.empty((*lead, panels, k, nr), weights.dtype)
+    full, rest = divmod(n, nr)
+    packed[..., :full, :, :] = np.moveaxis(weights[..., : full * nr].reshape(*lead, k, full, nr), -2, -3)
+    if rest:
+        packed[..., full, :, :rest] = weights[..., full * nr :]
+        packed[..., full, :, rest:] = 0
+    return packed
 
 
 def transpose_registers(fb: FunctionBuilder, rows: Sequence[V]) -> list[V]:
