@@ -6,13 +6,14 @@ Read: `manager` (names, options, pipelines), `rewriter`, `canonicalize` with `pa
 """
 
 # Importing a pass's file registers it.
-from ds_compiler.passes import canonicalize, cse, dce, fold, fuse, layout, simplify_shapes
+from ds_compiler.passes import attention, canonicalize, cse, dce, fold, fuse, layout, simplify_shapes
 from ds_compiler.passes.manager import PASSES, PIPELINES, parse_pipeline, register, run
 from ds_compiler.passes.remarks import collect
 
 __all__ = [
     "PASSES",
     "PIPELINES",
+    "attention",
     "canonicalize",
     "collect",
     "cse",

@@ -16,10 +16,10 @@ What stays outside: constants, sizes, `reshape` (a view), control flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ds_compiler.ir import Block, Module, Operation, Region, Value
+from ds_compiler.ir import Block, Builder, Module, Operation, Region, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.location import Location
 from ds_compiler.ops import (
@@ -61,6 +61,7 @@ from ds_compiler.passes.manager import register
 _ELEMENTWISE = (Unary, Binary, Compare, Predicate, Select, Cast)
 _MOVEMENT = (Transpose, Slice, Pad, DynamicSlice, Gather, GatherElements, GatherND)
 _SINK_ONLY = (Concat, ScatterND, ScatterElements, Cumulative)
+_WHOLE = ("attention",)  # composites that are kernels
 _CONTRACTION = (DotGeneral, Conv, ConvTranspose, Composite)
 
 # Operations whose result costs more to compute again than to load from the first-level cache.
@@ -82,8 +83,17 @@ def _fuse_block(block: Block, max_ops: int) -> None:
         if not isinstance(op, Fusion | Composite):
             for region in op.regions:
                 _fuse_block(region.block, max_ops)
+    _inline_unknown(block)
     _absorb_transposes(block)
     _Grouper(block, max_ops).run()
+
+
+def _inline_unknown(block: Block) -> None:
+    """Composites that no kernel computes as a whole become what they mean."""
+    for composite in list(block):
+        if isinstance(composite, Composite) and composite.callee not in _WHOLE:
+            before = Builder(before=composite)
+            composite.replace_with(*_inline(composite, before.insert, {}))
 
 
 def _absorb_transposes(block: Block) -> None:
@@ -196,8 +206,6 @@ class _Grouper:
         """The root and the longest run of elementwise followers that leaves one value alive."""
         best = _Group(strategy, root, {root: None})
         group = _Group(strategy, root, {root: None})
-        if strategy == "attention":
-            return best
         while len(group.members) < self.max_ops:
             follower = self._follower(group)
             if follower is None:
@@ -300,7 +308,10 @@ class _Grouper:
         mapping: dict[Value, Value] = dict(zip(inputs, body.arguments))
         location = Location()
         for op in everything:
-            body.append(op.clone(mapping))
+            if isinstance(op, Composite):
+                mapping.update(zip(op.results, _inline(op, body.append, mapping), strict=True))
+            else:
+                body.append(op.clone(mapping))
             if op in group.members:
                 location = location.merge(op.location)
         body.append(Yield(tuple(mapping[v] for v in outputs)))
@@ -311,6 +322,18 @@ class _Grouper:
             old.replace_all_uses_with(new)
         for op in sorted(group.members, key=self.where, reverse=True):
             op.drop()
+
+
+def _inline(
+    composite: Composite, insert: Callable[[Operation], Operation], mapping: Mapping[Value, Value]
+) -> list[Value]:
+    """Insert the meaning of a composite, whose inputs are to be read through `mapping`; returns its results."""
+    inner = composite.body.block
+    local = {a: mapping.get(v, v) for a, v in zip(inner.arguments, composite.inputs, strict=True)}
+    for op in inner:
+        if not op.is_terminator:
+            insert(op.clone(local))
+    return [local[v] for v in inner.terminator.operands]
 
 
 def _is_inner_argument(value: Value, op: Operation) -> bool:

@@ -119,7 +119,7 @@ def emit_attention(
     scratch: V,
     store: Epilogue,
     element: str = "float",
-    excluded_rows_are_zero: bool = False,
+    nan_rows_are_zero: bool = False,
 ) -> None:
     """Emit this task's share of attention over `batch_heads` independent entries.
 
@@ -132,14 +132,14 @@ def emit_attention(
         bias: see `Bias`; None adds nothing.
         task, tasks, scratch: as `matmul.emit_matmul`, scratch of `attention_scratch_bytes`.
         store: receives the output rows; see `operands.Epilogue`.
-        excluded_rows_are_zero: the output of a row whose every score is -inf (or of kv_len 0): zero if true, else NaN,
-            which is what softmax followed by a product gives.
+        nan_rows_are_zero: whether the weights of a row whose every score is -inf, or with a score that is NaN or
+            +inf, are taken as 0 rather than the NaN that softmax gives.
 
-    Every element's value is independent of `tasks`. A NaN score makes its row NaN.
+    Every element's value is independent of `tasks`. With kv_len 0 the output is 0, the empty sum.
     """
     plan = _plan(target, head_dim, v_dim, element)
     few = choose_schedule(target, element, 1, None, None, b_layout="rows", scratch=False)
-    emitter = _Attention(fb, plan, few, q_len, kv_len, (q, k, v), scale, bias, scratch, store, excluded_rows_are_zero)
+    emitter = _Attention(fb, plan, few, q_len, kv_len, (q, k, v), scale, bias, scratch, store, nan_rows_are_zero)
     emitter.emit(batch_heads, task, tasks)
 
 
@@ -156,12 +156,12 @@ class _Attention:
         bias: Bias | None,
         scratch: V,
         store: Epilogue,
-        excluded_rows_are_zero: bool,
+        nan_rows_are_zero: bool,
     ) -> None:
         self.fb, self.p, self.few_schedule, self.q_len, self.kv_len = fb, plan, few_schedule, q_len, kv_len
         self.q, self.k, self.v = operands
         self.scale, self.bias, self.store_rows = scale, bias, store
-        self.excluded_rows_are_zero = excluded_rows_are_zero
+        self.nan_rows_are_zero = nan_rows_are_zero
         self.element = plan.element
         self.type = vector_of(plan.element, plan.lanes)
         self.segments, self.tiles = row_segments(fb, q_len, plan.mr)
@@ -426,15 +426,18 @@ class _Attention:
         """Divide a row by its sum and hand it over."""
         fb, p = self.fb, self.p
         total = fb.load(self.element, fb.gep(self.element, self.sums, slot))
-        inverse = fb.fdiv(fb.const(self.element, 1.0), total)
-        if self.excluded_rows_are_zero:
-            empty = fb.fcmp("oeq", total, fb.const(self.element, 0.0))
-            inverse = fb.select(empty, fb.const(self.element, 0.0), inverse)
-        splat = fb.splat(inverse, p.lanes)
+        inverse = fb.splat(fb.fdiv(fb.const(self.element, 1.0), total), p.lanes)
+        zero: V | None = None  # rows that are 0 whatever was summed up
+        if self.nan_rows_are_zero:
+            zero = fb.fcmp("ueq", total, fb.const(self.element, 0.0))
+        elif not known(self.kv_len):
+            zero = fb.icmp("eq", self.kv_len, fb.i64(0))
         at = fb.gep(self.element, self.out, fb.mul(slot, fb.i64(p.out_row)))
 
         def vector(column: V, mask: V | None) -> None:
-            value = fb.fmul(fb.load(self.type, fb.gep(self.element, at, column)), splat)
+            value = fb.fmul(fb.load(self.type, fb.gep(self.element, at, column)), inverse)
+            if zero is not None:
+                value = fb.select(zero, fb.const(self.type, 0.0), value)
             self.store_rows(fb, self.index, row, column, p.lanes, mask, value)
 
         rest = p.v_dim % p.lanes

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ds_compiler.backends.llvm import contraction, windows
+from ds_compiler.backends.llvm.attention_kernel import emit_fused_attention
 from ds_compiler.backends.llvm.builder import ModuleBuilder
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
 from ds_compiler.backends.llvm.loops import emit_nest
@@ -106,6 +107,7 @@ _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
     "conv": windows.emit_convolution,
     "conv_transpose": windows.emit_convolution,
     "pool": windows.emit_pooling,
+    "attention": emit_fused_attention,
 }
 
 

@@ -1,0 +1,216 @@
+"""Kernels of attention: what surrounds `attention.emit_attention` in a fused region.
+
+The region is Q·Kᵀ, an elementwise function of the scores, softmax, the product with V, elementwise operations. Q, K
+and V enter through views (transposes, slices, regrouped or repeated heads) that become strides here; the function of
+the scores is ordinary loop-level code at (batch, query, key).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ds_compiler.backends.llvm.attention import Bias, attention_scratch_bytes, emit_attention
+from ds_compiler.backends.llvm.body import Body
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V
+from ds_compiler.backends.llvm.contraction import EpilogueEmitter
+from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo
+from ds_compiler.backends.llvm.operands import Matrix
+from ds_compiler.backends.llvm.scalars import compute_type
+from ds_compiler.backends.loops.contraction import lower_epilogue
+from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, of_axis
+from ds_compiler.backends.loops.lower import Lowering, Point
+from ds_compiler.ir.core import Value
+from ds_compiler.ir.errors import CompileError
+from ds_compiler.ops import Binary, DotGeneral, Predicate, Reduce, Reshape, Select, Unary
+
+
+def emit_fused_attention(frame: KernelFrame) -> KernelInfo:
+    """An ``attention`` fusion, as `passes.attention` outlines it.
+
+    Raises:
+        CompileError: the region is not attention, or an operand has no strides along the axes that are walked.
+    """
+    parts = _Parts.of(frame)
+    fb, target, element = frame.fb, frame.target, compute_type(parts.product.result.type.dtype)
+    head_dim, v_dim = parts.depth.extent, parts.width.extent
+    assert isinstance(head_dim, int) and isinstance(v_dim, int)
+    body = frame.body()
+    batch = _Batch(frame, parts.batch, body)
+    epilogue = EpilogueEmitter(frame, lower_epilogue(frame.fusion, parts.product.result, parts.result_parts))
+
+    def store(fb: FunctionBuilder, index: V, row: V, column: V, lanes: int, mask: V | None, value: V) -> None:
+        epilogue((index, row, column), lanes, mask, value)
+
+    emit_attention(
+        fb,
+        target,
+        batch_heads=batch.size,
+        q_len=frame.size(parts.query.extent),
+        kv_len=frame.size(parts.key.extent),
+        head_dim=head_dim,
+        v_dim=v_dim,
+        q=_matrix(parts.q, parts.query, parts.depth, batch),
+        k=_matrix(parts.k, parts.key, parts.depth, batch),
+        v=_matrix(parts.v, parts.key, parts.width, batch),
+        scale=1.0,
+        bias=_function_of_scores(parts, batch),
+        task=frame.task,
+        tasks=frame.tasks,
+        scratch=frame.scratch,
+        store=store,
+        element=element,
+        nan_rows_are_zero=any(isinstance(op, Predicate) for op in frame.fusion.body.block),
+    )
+    return KernelInfo(scratch_bytes=attention_scratch_bytes(target, head_dim, v_dim, element))
+
+
+@dataclass
+class _Parts:
+    """The region at the loop level.
+
+    Attributes:
+        batch, query, key, depth, width: the axes (of extent 1 where the region has none).
+        q, k, v: loads of the operands' elements.
+        scores: the softmax's argument as a function of `total`, the product of Q and K.
+        result_parts: which axes of the product with V are batch, row, column.
+    """
+
+    product: DotGeneral
+    batch: list[Axis]
+    query: Axis
+    key: Axis
+    depth: Axis
+    width: Axis
+    q: Node
+    k: Node
+    v: Node
+    scores: Node
+    total: Node
+    result_parts: list[tuple[int, ...]]
+
+    @staticmethod
+    def of(frame: KernelFrame) -> _Parts:
+        """Raises CompileError: as `emit_fused_attention`."""
+        block = frame.fusion.body.block
+        products = [op for op in block if isinstance(op, DotGeneral)]
+        top = next((op for op in block if isinstance(op, Reduce)), None)
+        if len(products) != 2 or top is None:
+            raise CompileError("an attention fusion needs two products and a softmax", location=frame.fusion.location)
+        first, product = products
+        graph = Graph()
+        lowering = Lowering(graph, {a: n for n, a in enumerate(block.arguments)})
+        rank = product.lhs.type.rank
+        axes = [lowering.axis(d) for d in product.lhs.type.shape]
+        batch = [axes[a] for a in product.lhs_batch]
+        (query,), key = [axes[a] for a in product.lhs_free], axes[rank - 1]
+        width = lowering.axis(product.rhs.type.shape[product.rhs_free[0]])
+        lowering._begin([*axes, width], [])
+        weights: Point = tuple(_index(a) for a in axes)
+        total = graph.node("total", (), first.result.type.dtype, extra_axes=axes)
+        lowering.given[first.result] = total
+        scores = lowering.element(top.operand, _point_of(lowering, product.lhs, weights, top.operand))
+        at = lowering.visited[first.result]
+        nb = len(first.lhs_batch)
+        depth = lowering.axis(first.lhs.type.shape[first.lhs_contract[0]])
+        q = (*at[:nb], at[nb], _index(depth))
+        k = (*at[:nb], at[nb + 1], _index(depth))
+        v = (*(_index(a) for a in batch), _index(width), _index(key))
+        return _Parts(
+            product, batch, query, key, depth, width,
+            _load(lowering, first.lhs, (*first.lhs_batch, *first.lhs_free, *first.lhs_contract), q),
+            _load(lowering, first.rhs, (*first.rhs_batch, *first.rhs_free, *first.rhs_contract), k),
+            _load(lowering, product.rhs, (*product.rhs_batch, *product.rhs_free, *product.rhs_contract), v),
+            scores, total, [tuple(range(rank - 2)), (rank - 2,), (rank - 1,)],
+        )  # fmt: skip
+
+
+def _index(axis: Axis) -> Index:
+    return Index() if axis.extent == 1 else of_axis(axis)
+
+
+def _load(lowering: Lowering, operand: Value, axes: tuple[int, ...], indices: Point) -> Node:
+    """The element of `operand` whose axis ``axes[i]`` stands at ``indices[i]``: a load."""
+    point = [Index()] * len(axes)
+    for axis, index in zip(axes, indices, strict=True):
+        point[axis] = index
+    node = lowering.element(operand, tuple(point))
+    if node.op != "load":
+        raise CompileError("an operand of attention is not a view of an input")
+    return node
+
+
+def _point_of(lowering: Lowering, value: Value, point: Point, wanted: Value) -> Point:
+    """Where `wanted`, the softmax's argument, stands when `value`, computed from it, stands at `point`."""
+    while value is not wanted:
+        op = value.defining_op
+        match op:
+            case Reshape():
+                point = lowering._reshape_point(op.operand.type, op.result.type, point)
+                value = op.operand
+            case Select():
+                value = op.on_false
+            case Binary():
+                value = op.lhs
+            case Unary():
+                value = op.operand
+            case _:
+                raise CompileError("the attention weights do not come from the softmax")
+    return point
+
+
+class _Batch:
+    """The flat index over batch entries, as values of the batch axes in `body`."""
+
+    def __init__(self, frame: KernelFrame, axes: list[Axis], body: Body) -> None:
+        self.frame, self.body = frame, body
+        self.axes = [a for a in axes if a.extent != 1]
+        self.extents = [frame.size(a.extent) for a in self.axes]
+        self.size = frame.fb.i64(1)
+        for extent in self.extents:
+            self.size = frame.fb.mul(self.size, extent)
+
+    def enter(self, index: V) -> None:
+        """Let the axes stand at entry `index`."""
+        fb = self.frame.fb
+        for position in reversed(range(len(self.axes))):
+            outermost = position == 0
+            self.body.axes[self.axes[position]] = index if outermost else fb.srem(index, self.extents[position])
+            index = index if outermost else fb.sdiv(index, self.extents[position])
+
+
+def _matrix(load: Node, row: Axis, column: Axis, batch: _Batch) -> Matrix:
+    """Where an operand lies: strides along `row` and `column`, the entry from the rest of the load's index."""
+    frame, body = batch.frame, batch.body
+    index = load.index
+    assert index is not None
+    if any(isinstance(a, Node) and a.axes & {row, column} for a, _ in index.terms):
+        raise CompileError("an operand of attention has no stride along its rows or columns")
+    rest = Index(tuple((a, c) for a, c in index.terms if a not in (row, column)), index.offset)
+    base = frame.pointers[load.payload]
+    element = compute_type(load.dtype)
+
+    def entry(fb: FunctionBuilder, at: V) -> V:
+        with body.scope():
+            batch.enter(at)
+            return fb.gep(element, base, body.index_value(rest))
+
+    # A stride along an axis of one element is never used: 1 lets that axis be loaded as vectors.
+    strides = [frame.size(1 if a.extent == 1 else index.coefficient(a)) for a in (row, column)]
+    return Matrix(base, strides[0], strides[1], entry)
+
+
+def _function_of_scores(parts: _Parts, batch: _Batch) -> Bias | None:
+    """What happens to the product of Q and K in front of the softmax; None for nothing."""
+    if parts.scores is parts.total:
+        return None
+    body = batch.body
+
+    def function(fb: FunctionBuilder, index: V, row: V, column: V, lanes: int, mask: V | None, scores: V) -> V:
+        body.given = {parts.total: scores}
+        with body.scope():
+            batch.enter(index)
+            body.axes[parts.query] = row
+            with body.lanes_at(parts.key, column, lanes, mask):
+                return body.vectorised(body.emit(parts.scores))
+
+    return function

@@ -1,0 +1,409 @@
+"""Attention written in primitives, found and outlined as one `composite`, which a backend computes without the score
+matrix in memory.
+
+    %3 = dot_general %q, %k            scores: [batch…, queries, keys]
+    %4 = mul %3, 0.125; add %4, %mask  any elementwise function of a score (scale, mask, soft cap, select)
+    %5 = softmax %4                    as max, sub, exp, sum, div                →   composite(%q, %k, %v, %mask)
+    %6 = dot_general %5, %v                                                              callee=attention { … }
+
+The composite's inputs are what Q, K, V and the mask are *views* of: transposes, slices, regrouped or repeated heads
+move into the body, where a kernel reads through them. Scalar factors of Q and K become one factor of the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from ds_compiler.ir import Block, Builder, CompileError, Dim, Module, Operation, Region, Value
+from ds_compiler.ops import (
+    Binary,
+    Broadcast,
+    Composite,
+    Constant,
+    DotGeneral,
+    Fusion,
+    Iota,
+    Predicate,
+    Reduce,
+    Reshape,
+    Select,
+    Size,
+    Slice,
+    Transpose,
+    Unary,
+    Yield,
+)
+from ds_compiler.passes import remarks
+from ds_compiler.passes.dce import eliminate_dead_code
+from ds_compiler.passes.manager import register
+from ds_compiler.passes.matching import defined_by, full, groups, is_splat, splat
+
+_MOST_SEARCHED = 64  # values looked at between the softmax and the product of Q and K
+
+
+@register("attention")
+def outline_attention(module: Module) -> None:
+    """Turn softmax(f(Q·Kᵀ))·V into a composite called attention; near misses are remarks.
+
+    %3 = dot_general %q, %k
+    %4 = softmax %3                →    %5 = composite(%q, %k, %v) callee=attention { … }
+    %5 = dot_general %4, %v
+    """
+    for function in module.functions.values():
+        _visit(function.block)
+    eliminate_dead_code(module)
+
+
+def _visit(block: Block) -> None:
+    for op in list(block):
+        if isinstance(op, DotGeneral):
+            _try(op)
+        elif not isinstance(op, Fusion | Composite):
+            for region in op.regions:
+                _visit(region.block)
+
+
+class _NoMatch(Exception):
+    """Why something that began like attention is not."""
+
+
+def _try(product: DotGeneral) -> None:
+    if _softmax(product.rhs) is not None and _softmax(product.lhs) is None:
+        remarks.missed("attention", "the softmax is the product's right operand", product.location)
+        return
+    if _softmax(product.lhs) is None:
+        return
+    product = _with_regrouping_behind(product)
+    softmax = _softmax(product.lhs)
+    assert softmax is not None
+    try:
+        attention = _match(product, softmax)
+    except _NoMatch as why:
+        remarks.missed("attention", str(why), product.location)
+        return
+    product.replace_with(attention.outlined().result)
+    remarks.count("attention.outlined")
+
+
+def _with_regrouping_behind(product: DotGeneral) -> DotGeneral:
+    """The product over the weights' own leading axes, when those are regrouped in front of it.
+
+    The result is regrouped instead, where a reshape that undoes it often follows.
+    """
+    reshape = defined_by(product.lhs, Reshape)
+    batch = tuple(range(product.lhs.type.rank - 2))
+    leading = product.lhs_batch == batch == product.rhs_batch
+    if reshape is None or not _keeps_last_two(reshape) or not leading or product.lhs_contract != (len(batch) + 1,):
+        return product
+    builder = Builder(before=product, location=product.location)
+    weights = reshape.operand
+    values = builder.emit(Reshape(product.rhs, (*weights.type.shape[:-2], *product.rhs.type.shape[-2:])))
+    axes = tuple(range(weights.type.rank - 2))
+    moved = tuple(a - len(batch) + len(axes) for a in product.rhs_contract)
+    regrouped = builder.insert(DotGeneral(weights, values, axes, axes, (len(axes) + 1,), moved))
+    product.replace_with(builder.emit(Reshape(regrouped.result, product.result.type.shape)))
+    if not reshape.result.uses:
+        reshape.erase()
+    return regrouped
+
+
+# -- softmax -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Softmax:
+    """`scores` are normalised along their last axis by `ops`."""
+
+    scores: Value
+    ops: frozenset[Operation]
+
+
+def _softmax(value: Value) -> _Softmax | None:
+    """The softmax over the last axis that `value` is, possibly with NaN rows set to zero and leading axes regrouped."""
+    ops: set[Operation] = set()
+
+    def enter(op: Operation | None) -> None:
+        if op is not None:
+            ops.add(op)
+
+    while True:
+        guarded = _without_nan_guard(value)
+        reshape = defined_by(value, Reshape)
+        if guarded is not None:
+            select = value.defining_op
+            enter(select)
+            enter(select.operands[0].defining_op if select is not None else None)
+            value = guarded
+        elif reshape is not None and _keeps_last_two(reshape):
+            enter(reshape)
+            value = reshape.operand
+        else:
+            break
+    quotient = defined_by(value, Binary)
+    if quotient is None or quotient.kind not in ("div", "mul"):
+        return None
+    weights = defined_by(quotient.lhs, Unary)
+    total = _spread(quotient.rhs, weights.result if weights is not None else None, "sum", quotient.kind == "mul")
+    if weights is None or weights.kind != "exp" or total is None:
+        return None
+    shifted = defined_by(weights.operand, Binary)
+    if shifted is None or shifted.kind != "sub":
+        return None
+    top = _spread(shifted.rhs, shifted.lhs, "max", False)
+    if top is None:
+        return None
+    return _Softmax(shifted.lhs, frozenset({*ops, quotient, weights, shifted, *total, *top}))
+
+
+def _without_nan_guard(value: Value) -> Value | None:
+    """p, for ``isnan(p) ? 0 : p``."""
+    select = defined_by(value, Select)
+    if select is None:
+        return None
+    test = defined_by(select.condition, Predicate)
+    if test is None or test.kind != "isnan" or test.operand is not select.on_false or not is_splat(select.on_true, 0):
+        return None
+    return test.operand
+
+
+def _spread(value: Value, of: Value | None, how: str, inverted: bool) -> list[Operation] | None:
+    """The operations of a broadcast of the reduction of `of` along its last axis (or of its reciprocal)."""
+    broadcast = defined_by(value, Broadcast)
+    if broadcast is None or of is None:
+        return None
+    last = of.type.rank - 1
+    ops: list[Operation] = [broadcast]
+    inner = broadcast.operand
+    while True:
+        op = inner.defining_op
+        if isinstance(op, Reshape) and _only_units(op):
+            inner = op.operand
+        elif inverted and isinstance(op, Unary) and op.kind == "reciprocal":
+            inner, inverted = op.operand, False
+        else:
+            break
+        ops.append(op)
+    reduce = defined_by(inner, Reduce)
+    if inverted or reduce is None or reduce.operand is not of or reduce.how != how or reduce.axes != (last,):
+        return None
+    moved = [a for i, a in enumerate(broadcast.axes) if broadcast.operand.type.shape[i] != 1]
+    if broadcast.shape != of.type.shape or moved != [a for a in range(last) if of.type.shape[a] != 1]:
+        return None
+    return [*ops, reduce]
+
+
+def _only_units(op: Reshape) -> bool:
+    return [d for d in op.shape if d != 1] == [d for d in op.operand.type.shape if d != 1]
+
+
+def _keeps_last_two(op: Reshape) -> bool:
+    """Regroups leading axes only."""
+    return len(op.shape) >= 2 and op.operand.type.rank >= 2 and op.shape[-2:] == op.operand.type.shape[-2:]
+
+
+# -- scores ------------------------------------------------------------------------------------
+def _chain(value: Value, seen: set[Value]) -> list[Operation] | None:
+    """Operations from the product of Q and K (first) to `value`, one operand of each leading back to the product."""
+    op = value.defining_op
+    if isinstance(op, DotGeneral):
+        return [op]
+    if value in seen or len(seen) > _MOST_SEARCHED:
+        return None
+    seen.add(value)
+    operands: tuple[Value, ...] = ()
+    match op:
+        case Unary() | Binary():
+            operands = op.operands
+        case Select():
+            operands = (op.on_true, op.on_false)
+        case Reshape() if _keeps_last_two(op):
+            operands = op.operands
+    for operand in operands:
+        found = _chain(operand, seen)
+        if found is not None and op is not None:
+            return [*found, op]
+    return None
+
+
+# -- views -------------------------------------------------------------------------------------
+@dataclass
+class _View:
+    """`source` seen through operations whose every index is affine in the axes that a kernel walks."""
+
+    source: Value
+    factor: float = 1.0
+
+
+def _view(value: Value, walked: Iterable[int], aliases: dict[Value, Value] | None, known: Value | None = None) -> _View:
+    """What `value` is a view of: `known` if it is reached. `walked`: the axes along which strides must exist.
+
+    With `aliases`, factors common to all elements are taken out, and what remains is recorded there.
+    """
+    axes = set(walked)
+    view = _View(value)
+    free_from = value  # the source as far as no operation but reshapes, free views themselves, follows
+    while view.source is not known:
+        op = view.source.defining_op
+        factor = _scaled_by(op) if aliases is not None else None
+        if factor is not None and isinstance(op, Binary) and aliases is not None:
+            aliases[op.result] = op.lhs
+            view.factor *= factor
+            view.source = op.lhs
+            continue_from = op.lhs
+        else:
+            above = _through(op, axes)
+            if above is None or op is None:
+                break
+            axes = above
+            continue_from = view.source = op.operands[0]
+        if not isinstance(op, Reshape):
+            free_from = continue_from
+    if view.source is not known:
+        view.source = free_from
+    return view
+
+
+def _scaled_by(op: Operation | None) -> float | None:
+    if not isinstance(op, Binary) or op.kind not in ("mul", "div"):
+        return None
+    number = splat(op.rhs)
+    if number is None or not number:
+        return None
+    return float(number) if op.kind == "mul" else 1.0 / float(number)
+
+
+def _through(op: Operation | None, walked: set[int]) -> set[int] | None:
+    """The operand's walked axes; None when `op` is no view, or would break a walked axis."""
+    match op:
+        case Transpose():
+            return {op.permutation[a] for a in walked}
+        case Slice():
+            return walked
+        case Broadcast():
+            shape = op.operand.type.shape
+            if any(d not in (1, op.shape[a]) for d, a in zip(shape, op.axes, strict=True)):
+                return None
+            kept = {a: i for i, a in enumerate(op.axes) if shape[i] == op.shape[a]}
+            return {kept[a] for a in walked} if walked <= kept.keys() else None
+        case Reshape():
+            regrouped = groups(op.operand.type.shape, op.shape)
+            return None if regrouped is None else _regrouped(op.operand.type.shape, regrouped, walked)
+    return None
+
+
+def _regrouped(
+    shape: tuple[Dim, ...], regrouped: list[tuple[tuple[int, ...], tuple[int, ...]]], walked: set[int]
+) -> set[int] | None:
+    axes: set[int] = set()
+    for before, after in regrouped:
+        if walked.isdisjoint(after):
+            continue
+        real = [a for a in before if shape[a] != 1]
+        if len(real) > 1:
+            return None  # a walked axis would jump where the outer source axis moves on
+        axes.update(real or before[:1])
+    return axes
+
+
+# -- the whole ---------------------------------------------------------------------------------
+@dataclass
+class _Attention:
+    """What to outline: everything between `sources` and the result of `product`.
+
+    Attributes:
+        first, product: the products of Q and K, and with V.
+        factor: of the scores, taken out of Q and K.
+        aliases: values read instead of others (the scaled ones).
+    """
+
+    first: DotGeneral
+    product: DotGeneral
+    sources: dict[Value, None]
+    factor: float
+    aliases: dict[Value, Value] = field(default_factory=dict)
+
+    def outlined(self) -> Composite:
+        """The composite, inserted in front of the product."""
+        body = Block([v.type for v in self.sources], [v.hint for v in self.sources])
+        mapping: dict[Value, Value] = dict(zip(self.sources, body.arguments, strict=True))
+        inner = Builder(body, location=self.product.location)
+        inner.insert(Yield((self._copied(self.product.result, mapping, inner),)))
+        builder = Builder(before=self.product, location=self.product.location)
+        return builder.insert(Composite(tuple(self.sources), Region(body), "attention"))
+
+    def _copied(self, value: Value, mapping: dict[Value, Value], builder: Builder) -> Value:
+        if value in mapping:
+            return mapping[value]
+        if value in self.aliases:
+            mapping[value] = self._copied(self.aliases[value], mapping, builder)
+            return mapping[value]
+        op = value.defining_op
+        if op is None:
+            raise CompileError("attention reads a value that is not among its inputs", location=self.product.location)
+        for operand in op.operands:
+            self._copied(operand, mapping, builder)
+        builder.insert(op.clone(mapping))
+        if op is self.first and self.factor != 1.0:
+            scores = mapping[value]
+            mapping[value] = builder.emit(Binary(scores, full(builder, scores.type, self.factor), "mul"))
+        return mapping[value]
+
+
+def _match(product: DotGeneral, softmax: _Softmax) -> _Attention:
+    """The attention that ends in `product`. Raises `_NoMatch`."""
+    chain = _chain(softmax.scores, set())
+    if chain is None:
+        raise _NoMatch("the softmax's argument does not come from one product")
+    first = chain[0]
+    assert isinstance(first, DotGeneral)
+    _check_products(first, product)
+    outlined = {*chain, *softmax.ops, product}
+    for op in outlined - {product}:
+        if any(user not in outlined for r in op.results for user in r.users):
+            raise _NoMatch(f"the result of {op.mnemonic} is also read elsewhere")
+        if op.parent is not product.parent:
+            raise _NoMatch("it spans several blocks")
+    aliases: dict[Value, Value] = {}
+    v = _view(product.rhs, (*product.rhs_free, *product.rhs_contract), None)
+    q = _view(first.lhs, (*first.lhs_free, *first.lhs_contract), aliases, v.source)
+    k = _view(first.rhs, (*first.rhs_free, *first.rhs_contract), aliases, v.source)
+    sources = dict.fromkeys((q.source, k.source, v.source))
+    inside = {r for op in (*chain, *softmax.ops) for r in op.results}
+    for op in (*chain[1:], *softmax.ops):
+        for operand in op.operands:
+            if operand not in inside:
+                _side_inputs(operand, inside.__contains__, sources)
+    return _Attention(first, product, sources, q.factor * k.factor, aliases)
+
+
+def _check_products(first: DotGeneral, product: DotGeneral) -> None:
+    """One query axis, one key axis (the last), one depth, one value axis, the rest batch. Raises `_NoMatch`."""
+    if first.result.type.dtype.name not in ("f32", "f64"):
+        raise _NoMatch(f"its element type is {first.result.type.dtype}")
+    if len(first.lhs_free) != 1 or len(first.rhs_free) != 1 or len(first.lhs_contract) != 1:
+        raise _NoMatch("the first product has several query, key or depth axes")
+    weights = product.lhs.type.rank
+    if product.lhs_contract != (weights - 1,) or len(product.rhs_free) != 1:
+        raise _NoMatch("the second product does not sum over the softmax's axis alone")
+    if len(product.lhs_batch) != weights - 2 or sorted(product.lhs_batch) != list(range(weights - 2)):
+        raise _NoMatch("the second product has several query axes")
+    depth, width = first.lhs.type.shape[first.lhs_contract[0]], product.rhs.type.shape[product.rhs_free[0]]
+    if not isinstance(depth, int) or not isinstance(width, int):
+        raise _NoMatch(f"the head sizes {depth} and {width} are not both known")
+
+
+def _side_inputs(value: Value, inside: Callable[[Value], bool], sources: dict[Value, None]) -> None:
+    """Masks, biases and constants: what is cheap to compute for each score is left to the body."""
+    op = value.defining_op
+    match op:
+        case _ if inside(value) or value in sources:
+            return
+        case Constant() if op.value.size == 1 and op.value.ndim == 0:
+            return
+        case Iota() | Size():
+            return
+        case Broadcast() | Transpose():
+            _side_inputs(op.operands[0], inside, sources)
+        case Reshape() if _only_units(op):
+            _side_inputs(op.operands[0], inside, sources)
+        case _:
+            sources[value] = None
