@@ -5,7 +5,7 @@ both branches write one buffer; a scan's slices are pointers into the scanned an
 value is written into the half of a double buffer that the current iteration does not read. A copy remains only where
 one value must be in two places (`Carry.COPY`, a stacked or returned value that is also something else).
 
-The function may hold: constant, size, bind, reshape, fusion, if, while, scan, yield, return.
+The function may hold: constant, size, bind, assume, reshape, fusion, if, while, scan, yield, return.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enum import Enum
 from ds_compiler.ir import Block, Function, Operation, Value
 from ds_compiler.ir.dims import Dim, symbols_of
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.ops import Bind, Constant, Fusion, If, Reshape, Scan, Size, While
+from ds_compiler.ops import Assume, Bind, Constant, Fusion, If, Reshape, Scan, Size, While
 
 Loops = tuple[Operation, ...]
 
@@ -260,7 +260,7 @@ class _Assigner:
                     self._if(op)
                 case While() | Scan():
                     self._loop(op)
-                case Bind():
+                case Bind() | Assume():
                     pass
                 case _ if not op.is_terminator:
                     raise CompileError(f"{op.mnemonic} is not part of a kernel", location=op.location)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ds_compiler.ir import BlockArgument, Module, Operation, OpResult, Value
+from ds_compiler.ir import Block, BlockArgument, Module, Operation, OpResult, Value
 from ds_compiler.ir.symbols import mentioned_symbols
-from ds_compiler.ops import Bind, Call, Composite, Fusion, If, Scan, While
+from ds_compiler.ops import Assume, Bind, Call, Composite, Fusion, If, Scan, While
 from ds_compiler.passes.manager import register
 
 
@@ -19,8 +19,9 @@ def eliminate_dead_code(module: Module) -> None:
         %3 = neg %1        →     %3 = neg %1
         return %3                return %3
 
-    Carried values, yielded results and inputs of control flow that nobody needs go too; a ``bind`` stays while its
-    symbol is mentioned by something live. Functions that ``main`` does not reach are dropped.
+    Carried values, yielded results and inputs of control flow that nobody needs go too. A ``bind`` stays while its
+    symbol is mentioned by something live, an ``assume`` while its block runs. Functions that ``main`` does not reach
+    are dropped.
     """
     _drop_unreachable_functions(module)
     live = _Liveness(module)
@@ -57,6 +58,7 @@ class _Liveness:
         for function in module.functions.values():
             for argument in function.arguments:
                 self._need_symbols(argument.type.symbols)
+            self._need_assumptions(function.block)
             self._need_op(function.block.terminator)
             self._need(*function.block.terminator.operands)
         while self._work:
@@ -76,6 +78,12 @@ class _Liveness:
         if op not in self.ops:
             self.ops.add(op)
             self._work.append(op)
+
+    def _need_assumptions(self, block: Block) -> None:
+        """An assumption is checked wherever its block runs, whether or not something live mentions its sizes."""
+        for op in block:
+            if isinstance(op, Assume):
+                self._need_op(op)
 
     def _need_symbols(self, names: Iterable[str]) -> None:
         for name in set(names) - self._symbols:
@@ -98,6 +106,7 @@ class _Liveness:
             case _ if not op.is_terminator:
                 self._need(*op.operands)
         for region in op.regions:
+            self._need_assumptions(region.block)
             self._need_op(region.block.terminator)
             if isinstance(op, Fusion | Composite):
                 self._need(*region.block.terminator.operands)

@@ -9,7 +9,7 @@ import numpy as np
 from ds_compiler.ir import Builder, Dim, Module, TensorType, Value
 from ds_compiler.ir.dims import floordiv, is_non_negative, maximum, minimum, mod
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import Binary, Bind, Broadcast, Compare, Concat, Constant, Reshape, Size, Slice
+from ds_compiler.ops import Assume, Binary, Bind, Broadcast, Compare, Concat, Constant, Reshape, Size, Slice
 from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.manager import register
 from ds_compiler.passes.matching import full, reshaped
@@ -141,3 +141,9 @@ def binding_of_itself(op: Bind, builder: Builder) -> Rewrite:
     """``bind`` of a symbol to its own value says nothing new."""
     dim = size_of(op.value)
     return [] if dim is not None and str(dim) == op.symbol else None
+
+
+@pattern(Assume)
+def assumption_that_holds(op: Assume, builder: Builder) -> Rewrite:
+    """Equal expressions need no check."""
+    return [] if op.lhs == op.rhs else None

@@ -15,7 +15,7 @@ from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.backends.llvm.symbols import SymbolTable
 from ds_compiler.ir import Function, Operation
 from ds_compiler.ir.dims import Dim, Expr, is_non_negative, maximum, product, symbols_of
-from ds_compiler.ops import Broadcast, Concat, Conv, ConvTranspose, DotGeneral, Fusion, Reshape, Scan, Slice
+from ds_compiler.ops import Assume, Broadcast, Concat, Conv, ConvTranspose, DotGeneral, Fusion, Reshape, Scan, Slice
 from ds_compiler.passes.buffers import kernel_blocks
 from ds_compiler.runtime.manifest import Constraint
 
@@ -78,6 +78,8 @@ def _assumptions(op: Operation) -> Iterator[Check]:
             yield Check(value, False, f"{where()}: {what}")
 
     match op:
+        case Assume():
+            yield from equal(op.lhs, op.rhs, "sizes")
         case Reshape():
             yield from equal(op.operand.type.elements, product(op.shape), "elements before and after")
         case Broadcast():

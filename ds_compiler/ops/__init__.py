@@ -11,6 +11,7 @@ from ds_compiler.ops.elementwise import Binary, Cast, Compare, Predicate, Select
 from ds_compiler.ops.indexing import Gather, GatherElements, GatherND, ScatterElements, ScatterND, TopK
 from ds_compiler.ops.reduction import ArgReduce, Cumulative, Reduce, ReduceWindow
 from ds_compiler.ops.shape import (
+    Assume,
     Bind,
     Broadcast,
     Concat,
@@ -26,6 +27,7 @@ from ds_compiler.ops.shape import (
 
 __all__ = [
     "ArgReduce",
+    "Assume",
     "Binary",
     "Bind",
     "Broadcast",

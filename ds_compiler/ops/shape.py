@@ -72,6 +72,33 @@ class Bind(_Movement):
         return ()
 
 
+@op("assume")
+class Assume(_Movement):
+    """From here on, two sizes are equal; running the program checks that they are.
+
+    Front ends state with it what a model implies and its shapes do not prove (``2*floordiv(h, 2)`` meets ``h`` where
+    a decoder joins its encoder).
+    """
+
+    lhs: Dim
+    rhs: Dim
+    has_side_effects = True
+
+    def infer(self) -> tuple[TensorType, ...]:
+        if isinstance(self.lhs, int) and isinstance(self.rhs, int) and self.lhs != self.rhs:
+            raise self.error(f"the sizes {self.lhs} and {self.rhs} differ")
+        return ()
+
+    def evaluate(self, sizes: Sizes, *operands: Array) -> tuple[Array, ...]:
+        lhs, rhs = evaluate(self.lhs, sizes), evaluate(self.rhs, sizes)
+        if lhs != rhs:
+            raise ValueError(f"the sizes {self.lhs} and {self.rhs} must be equal, they are {lhs} and {rhs}")
+        return ()
+
+    def cost(self) -> Cost:
+        return Cost()
+
+
 @op("iota")
 class Iota(_Movement):
     """Element = its index along `axis`."""

@@ -19,6 +19,7 @@ from ds_compiler.ir.dims import broadcast_dim, symbols_of
 from ds_compiler.ir.dtypes import bool_, f32, from_numpy, i64
 from ds_compiler.ir.location import UNKNOWN
 from ds_compiler.ops import (
+    Assume,
     Binary,
     Bind,
     Broadcast,
@@ -70,6 +71,8 @@ class Emitter:
         self.root = root
         self.location: Location = UNKNOWN
         self._scopes: list[tuple[Block, dict[Value, Value]]] = [(root, {})]
+        self._assumed: list[set[tuple[Dim, Dim]]] = [set()]
+        self._sources: dict[Value, Known] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._symbols = 0
 
@@ -87,10 +90,12 @@ class Emitter:
     def into(self, block: Block) -> Iterator[None]:
         """Insert into `block`, which will be nested in the block open now."""
         self._scopes.append((block, {}))
+        self._assumed.append(set())
         try:
             yield
         finally:
             self._scopes.pop()
+            self._assumed.pop()
 
     def fail(self, what: str, help: str = "") -> CompileError:
         return CompileError(what, location=self.location, help=help)
@@ -118,6 +123,22 @@ class Emitter:
         self._append(operation)
         return list(operation.results)
 
+    def splice(self, block: Block) -> None:
+        """Move the operations of a block that belongs to no region here."""
+        for operation in block:
+            self._scopes[-1][0].append(operation.detach())
+
+    def assume(self, a: Dim, b: Dim) -> None:
+        """State that two sizes are equal; the program checks it unless their forms show it.
+
+        Raises:
+            CompileError: they are two different numbers.
+        """
+        if a == b or any((a, b) in assumed or (b, a) in assumed for assumed in self._assumed):
+            return
+        self._assumed[-1].add((a, b))
+        self.insert(Assume(a, b))
+
     def _append(self, operation: Operation) -> None:
         for nested in operation.walk():
             if not nested.location:
@@ -139,6 +160,7 @@ class Emitter:
             return self._constant(known)
         value.hint = value.hint or known.hint
         self._scopes[-1][1][known] = value
+        self._sources[value] = known
         return value
 
     def _constant(self, known: Known) -> Value:
@@ -149,6 +171,7 @@ class Emitter:
             return self._constants[key]
         constant = Constant(array, location=known.location)
         constant.result.hint = known.hint
+        self._sources[constant.result] = known
         self.root.append(constant)
         if key is not None:
             self._constants[key] = constant.result
@@ -219,6 +242,10 @@ class Emitter:
         """Numbers or sizes that `value` holds, if known."""
         return value.contents if isinstance(value, Known) else None
 
+    def source(self, value: Value) -> Array | None:
+        """Numbers or sizes that `value` holds, if known before it was written as operations."""
+        return self.contents(self._sources.get(value, value))
+
     def array(self, value: Value | None) -> Array | None:
         """Numbers that `value` holds, if known."""
         known = None if value is None else self.contents(value)
@@ -271,6 +298,8 @@ class Emitter:
         if axes and axes[0] < 0:
             raise self.fail(f"{value.type} does not broadcast to {list(shape)}")
         if len(source) == len(shape) and all(a == b or _same_size(a, b) for a, b in zip(source, shape, strict=True)):
+            for a, b in zip(source, shape, strict=True):
+                self.assume(a, b)
             return self.reshape(value, shape)
         if isinstance(value, Known):  # unit axes of constants go: a scalar is a scalar
             keep = [i for i, d in enumerate(source) if d != 1]
@@ -305,6 +334,7 @@ class Emitter:
             raise self.fail(f"shapes {shown} do not broadcast")
         if a == b or not _same_size(a, b):
             return broadcast_dim(a, b)
+        self.assume(a, b)
         return min(a, b, key=lambda d: (len(str(d)), str(d)))
 
     def aligned(self, *values: Value) -> list[Value]:

@@ -26,7 +26,7 @@ from ds_compiler.ir import (
     Value,
     symbol,
 )
-from ds_compiler.ops import Bind, Return
+from ds_compiler.ops import Return
 
 _ = operators  # importing the package registers the handlers
 
@@ -225,7 +225,7 @@ def _sweep(region: Region) -> None:
 
 
 def _needed(operation: Operation) -> bool:
-    return isinstance(operation, Bind) or any(r.uses for r in operation.results)
+    return operation.has_side_effects or any(r.uses for r in operation.results)
 
 
 __all__ = ["GraphImporter", "Known", "import_model"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ds_compiler.ir import Builder, Region, Value
-from ds_compiler.ops import Bind, If, Scan
+from ds_compiler.ops import If, Scan
 from ds_compiler.passes.matching import reshaped, splat
 from ds_compiler.passes.patterns.canonical import pattern
 from ds_compiler.passes.rewriter import Rewrite
@@ -38,7 +38,7 @@ def decided_if(op: If, builder: Builder) -> Rewrite:
 def equal_branches(op: If, builder: Builder) -> Rewrite:
     """An if whose branches yield the same outer values needs no branch."""
     then, orelse = op.then.block.terminator.operands, op.orelse.block.terminator.operands
-    if then != orelse or any(isinstance(nested, Bind) for nested in op.walk()):
+    if then != orelse or any(nested.has_side_effects for nested in op.walk()):
         return None
     inside = {r for nested in op.walk() if nested is not op for r in nested.results}
     if any(v in inside for v in then) or any(v.type != r.type for v, r in zip(then, op.results, strict=True)):

@@ -8,11 +8,13 @@ Read: `elementwise` for the form of a handler.
 from ds_compiler.frontends.onnx.operators import (
     activation,
     contraction,
+    control,
     conversion,
     convolution,
     elementwise,
     normalization,
     pooling,
+    recurrent,
     reduction,
     softmax,
 )
@@ -20,11 +22,13 @@ from ds_compiler.frontends.onnx.operators import (
 __all__ = [
     "activation",
     "contraction",
+    "control",
     "conversion",
     "convolution",
     "elementwise",
     "normalization",
     "pooling",
+    "recurrent",
     "reduction",
     "softmax",
 ]
