@@ -56,7 +56,7 @@ def test_text_round_trip() -> None:
 
 def test_passes_keep_what_is_not_proved() -> None:
     module = assuming()
-    run(module, "cleanup")
+    run(module, "cleanup", verify=True)
     assert names(module) == ["assume", "exp"]
 
 
@@ -66,7 +66,7 @@ def test_passes_drop_what_holds() -> None:
         return unary(b, x, "exp")
 
     module = module_of(body, "n")
-    run(module, "cleanup")
+    run(module, "cleanup", verify=True)
     assert names(module) == ["exp"]
 
 
@@ -77,7 +77,7 @@ def test_assumption_keeps_the_binding_of_its_sizes() -> None:
         return unary(b, x, "exp")
 
     module = module_of(body, "n")
-    run(module, "cleanup")
+    run(module, "cleanup", verify=True)
     assert {"bind", "assume"} <= set(names(module))
     _, result = compiled(module)
     for threads in (1, 2):
@@ -108,7 +108,7 @@ def test_assumption_in_a_branch_is_checked_where_it_stands() -> None:
         return b.emit(If(is_positive(b, c), region(even), region(lambda b: [b.emit(Reduce(x, (0,), "max"))])))
 
     module = module_of(body, "", "n")
-    run(module, "cleanup")
+    run(module, "cleanup", verify=True)
     assert "assume" in names(module)
     _, result = compiled(module)
     program = executable(result, 2)
