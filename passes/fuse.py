@@ -51,6 +51,7 @@ from ds_compiler.ops import (
     Select,
     Size,
     Slice,
+    TopK,
     Transpose,
     Unary,
     Yield,
@@ -206,6 +207,8 @@ class _Grouper:
         """The root and the longest run of elementwise followers that leaves one value alive."""
         best = _Group(strategy, root, {root: None})
         group = _Group(strategy, root, {root: None})
+        if strategy == "top_k":  # two results
+            return best
         while len(group.members) < self.max_ops:
             follower = self._follower(group)
             if follower is None:
@@ -569,6 +572,8 @@ def _contraction_strategy(op: Operation) -> str | None:
             return "conv"
         case ConvTranspose():
             return "conv_transpose"
+        case TopK():
+            return "top_k"
         case Composite():
             return op.callee
         case ReduceWindow():

@@ -29,12 +29,12 @@ from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import DotGeneral
 
 
-def root_of(frame: KernelFrame, kind: type[Operation]) -> Operation:
-    """The one operation of class `kind` in the fusion."""
+def root_of(frame: KernelFrame, kind: type[Operation] | tuple[type[Operation], ...]) -> Operation:
+    """The one operation of class `kind` (or of one of these) in the fusion."""
     for op in frame.fusion.body.block:
         if isinstance(op, kind):
             return op
-    raise CompileError(f"a {frame.fusion.strategy} fusion without its {kind.__name__}")
+    raise CompileError(f"a {frame.fusion.strategy} fusion without its root")
 
 
 class EpilogueEmitter:

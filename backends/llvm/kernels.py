@@ -16,14 +16,16 @@ from ds_compiler.backends.llvm.builder import ModuleBuilder
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
 from ds_compiler.backends.llvm.loops import emit_nest
 from ds_compiler.backends.llvm.target import Target
+from ds_compiler.backends.llvm.top_k import emit_top_k
 from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.contraction import matmul_form
 from ds_compiler.backends.loops.ir import Kernel, Store, step_nodes, walk
-from ds_compiler.backends.loops.lower import lower_loops
+from ds_compiler.backends.loops.nests import lower_loops
 from ds_compiler.ir import Block, Value
 from ds_compiler.ir.dims import Expr, symbols_of
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Constant, DotGeneral, Fusion
+from ds_compiler.passes import remarks
 
 __all__ = ["KernelInfo", "Packing", "emit_kernel", "kernel_key", "symbols_in"]
 
@@ -74,8 +76,24 @@ def _matmul(frame: KernelFrame) -> KernelInfo:
     assert isinstance(op, DotGeneral)
     if matmul_form(op) is not None:
         return contraction.emit_dot(frame)
-    frame.fb.comment("matrix product without a schedule: contracting or column axes are apart")
+    reason = "contracting or column axes are apart"
+    frame.fb.comment(f"matrix product without a schedule: {reason}")
+    remarks.missed("matmul schedule", reason, frame.fusion.location)
     return _loop(frame)
+
+
+def _windows(schedule: Callable[[KernelFrame], KernelInfo]) -> Callable[[KernelFrame], KernelInfo]:
+    """`schedule` for the windows that it covers, a loop nest for all others."""
+
+    def emit(frame: KernelFrame) -> KernelInfo:
+        reason = windows.missing_schedule(frame)
+        if reason is None:
+            return schedule(frame)
+        frame.fb.comment(f"{frame.fusion.strategy} without a schedule: {reason}")
+        remarks.missed(f"{frame.fusion.strategy} schedule", reason, frame.fusion.location)
+        return _loop(frame)
+
+    return emit
 
 
 def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
@@ -104,9 +122,10 @@ def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
 _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
     "loop": _loop,
     "matmul": _matmul,
-    "conv": windows.emit_convolution,
-    "conv_transpose": windows.emit_convolution,
-    "pool": windows.emit_pooling,
+    "conv": _windows(windows.emit_convolution),
+    "conv_transpose": _windows(windows.emit_convolution),
+    "pool": _windows(windows.emit_pooling),
+    "top_k": emit_top_k,
     "attention": emit_fused_attention,
 }
 

@@ -381,7 +381,7 @@ class _Emitter:
 
 
 def _neutral(how: str, dtype: DType, lanes: int) -> V:
-    return constant(vector_of(scalars.compute_type(dtype), lanes), identity(how, dtype.numpy).item())
+    return constant(vector_of(scalars.compute_type(dtype), lanes), identity(how, dtype.numpy))
 
 
 def _better(fb: FunctionBuilder, step: Reduction, value: V, position: V, best: V, at: V, dtype: DType) -> tuple[V, V]:

@@ -12,7 +12,9 @@ from ds_compiler.ir.dtypes import DType
 from ds_compiler.ir.errors import CompileError
 
 _COMPUTE = {"f64": "double", "f32": "float", "f16": "float", "bf16": "float", "bool": "i1"}
-_MEMORY = {"f64": "double", "f32": "float", "f16": "half", "bf16": "bfloat", "bool": "i8"}
+# 16-bit floats are loaded and stored as integers: LLVM would call library routines to move a bfloat.
+_MEMORY = {"f64": "double", "f32": "float", "f16": "i16", "bf16": "i16", "bool": "i8"}
+_NARROW = {"f16": "half", "bf16": "bfloat"}
 
 _ROUNDING = {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc, "round": math.round_half_even}
 _FUNCTIONS = {
@@ -64,14 +66,18 @@ def from_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
     """What was loaded as `memory_type`, as `compute_type`."""
     if dtype.kind == "b":
         return fb.icmp("ne", value, constant(value.type, 0))
-    return math.to_f32(fb, value) if dtype.name in ("f16", "bf16") else value
+    if dtype.name not in _NARROW:
+        return value
+    return math.to_f32(fb, fb.cast("bitcast", value, vector_of(_NARROW[dtype.name], value.lanes)))
 
 
 def to_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
     """The inverse of `from_memory`."""
     if dtype.kind == "b":
         return fb.cast("zext", value, vector_of("i8", value.lanes))
-    return math.from_f32(fb, value, memory_type(dtype)) if dtype.name in ("f16", "bf16") else value
+    if dtype.name not in _NARROW:
+        return value
+    return fb.cast("bitcast", math.from_f32(fb, value, _NARROW[dtype.name]), vector_of("i16", value.lanes))
 
 
 def select_max(fb: FunctionBuilder, kind: str, a: V, b: V, dtype: DType) -> V:

@@ -14,7 +14,6 @@ from ds_compiler.backends.llvm.window import ConvShape, Epilogue
 from ds_compiler.backends.loops.contraction import lower_epilogue
 from ds_compiler.ir import Value
 from ds_compiler.ir.dims import Dim
-from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Conv, ConvTranspose, ReduceWindow
 
 
@@ -48,18 +47,37 @@ def _epilogue(frame: KernelFrame, root: Value) -> tuple[EpilogueEmitter, Epilogu
     return emitter, finish
 
 
+def missing_schedule(frame: KernelFrame) -> str | None:
+    """Why the schedules below do not cover a convolution or pooling; None when one does."""
+    op = root_of(frame, (Conv, ConvTranspose, ReduceWindow))
+    assert isinstance(op, Conv | ConvTranspose | ReduceWindow)
+    x, result = op.operands[0].type, op.results[0].type
+    if x.dtype.name not in ("f32", "f64"):
+        return f"element type {x.dtype}"
+    if x.rank not in (3, 4):
+        return f"{x.rank - 2} spatial axes"
+    if not isinstance(x.shape[-1], int) or not isinstance(result.shape[-1], int):
+        return f"an unknown number of channels, or channels are not last ({x})"
+    if isinstance(op, ReduceWindow):
+        if op.axes != tuple(range(1, x.rank - 1)):
+            return f"windows over axes {op.axes}"
+        return "sums are not averaged" if op.how == "sum" else None
+    if op.layout != "nhwc":
+        return f"layout {op.layout}"
+    if not all(isinstance(d, int) for d in op.weight.type.shape):
+        return f"the weight's shape is unknown ({op.weight.type})"
+    return "the weight is not constant" if frame.constant_input(op.weight) is None else None
+
+
 def emit_convolution(frame: KernelFrame) -> KernelInfo:
     """A ``conv`` or ``conv_transpose`` fusion: channels last, constant weight, then elementwise operations."""
     transposed = frame.fusion.strategy == "conv_transpose"
     op = root_of(frame, ConvTranspose if transposed else Conv)
     assert isinstance(op, Conv | ConvTranspose)
     x, w, result = op.input.type, op.weight.type, op.result.type
-    if op.layout != "nhwc" or x.rank not in (3, 4) or x.dtype.name not in ("f32", "f64"):
-        raise CompileError(f"no convolution schedule for {x} in layout {op.layout}", location=op.location)
     constant = frame.constant_input(op.weight)
     ci, co = x.shape[-1], result.shape[-1]
-    if constant is None or not isinstance(ci, int) or not isinstance(co, int):
-        raise CompileError("a convolution's weight must be constant", location=op.location)
+    assert constant is not None and isinstance(ci, int) and isinstance(co, int)
     h, width = _plane(frame, x.shape[1:-1])
     oh, ow = _plane(frame, result.shape[1:-1])
     shape = ConvShape(
@@ -103,11 +121,7 @@ def emit_pooling(frame: KernelFrame) -> KernelInfo:
     assert isinstance(op, ReduceWindow)
     x, result = op.operand.type, op.result.type
     channels = x.shape[-1]
-    spatial = tuple(range(1, x.rank - 1))
-    if op.axes != spatial or x.rank not in (3, 4) or x.dtype.name not in ("f32", "f64"):
-        raise CompileError(f"no pooling schedule for {x} over axes {op.axes}", location=op.location)
-    if not isinstance(channels, int) or op.how == "sum":
-        raise CompileError(f"no pooling schedule for '{op.how}' of {x}", location=op.location)
+    assert isinstance(channels, int)
     h, width = _plane(frame, x.shape[1:-1])
     oh, ow = _plane(frame, result.shape[1:-1])
     shape = PoolShape(

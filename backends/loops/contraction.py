@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ds_compiler.backends.loops.collapse import collapse_axes, replace_axes
 from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, Step, Store, of_axis, step_nodes, walk
-from ds_compiler.backends.loops.lower import Lowering, Point, linear, strides_of
+from ds_compiler.backends.loops.lower import Lowering
+from ds_compiler.backends.loops.points import Point, linear, strides_of
 from ds_compiler.ir import OpResult, Value
 from ds_compiler.ir.dims import Dim, product
 from ds_compiler.ir.dtypes import i64
@@ -53,7 +54,7 @@ def lower_epilogue(fusion: Fusion, root: Value, parts: Sequence[Sequence[int]]) 
     total = graph.node("total", (), root.type.dtype, extra_axes=axes)
     lowering.given[root] = total
     point: Point = tuple(Index() if a.extent == 1 else of_axis(a) for a in axes)
-    lowering._begin(axes, [])
+    lowering.begin(axes, [])
     points = _follow(fusion, root, point)
     stores: list[Step] = []
     for number, output in enumerate(block.terminator.operands):

@@ -262,9 +262,9 @@ class Cast(Operation):
             else:
                 low, high = int(np.iinfo(to.numpy).min), int(np.iinfo(to.numpy).max)
             wide = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
-            inside = np.clip(wide, float(low), np.nextafter(float(high) + 1, 0)).astype(np.int64)
-            if to.name == "u64":
-                inside = np.clip(wide, 0.0, np.nextafter(float(high) + 1, 0)).astype(np.uint64)
-            return np.where(wide >= high, high, inside).astype(to.numpy) if to.bits <= 32 else inside.astype(to.numpy)
+            # The largest 64-bit integers are no doubles: clip below them, and put them in afterwards.
+            inside = np.clip(wide, float(low), np.nextafter(float(high) + 1, 0))
+            inside = inside.astype(np.uint64 if to.name == "u64" else np.int64).astype(to.numpy)
+            return np.where(wide >= float(high), np.asarray(high, to.numpy), inside)
         with np.errstate(all="ignore"):
             return x.astype(to.numpy)
