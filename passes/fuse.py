@@ -332,7 +332,7 @@ def _inline(
 ) -> list[Value]:
     """Insert the meaning of a composite, whose inputs are to be read through `mapping`; returns its results."""
     inner = composite.body.block
-    local = {a: mapping.get(v, v) for a, v in zip(inner.arguments, composite.inputs, strict=True)}
+    local: dict[Value, Value] = {a: mapping.get(v, v) for a, v in zip(inner.arguments, composite.inputs, strict=True)}
     for op in inner:
         if not op.is_terminator:
             insert(op.clone(local))
