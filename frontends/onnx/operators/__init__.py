@@ -17,6 +17,7 @@ from ds_compiler.frontends.onnx.operators import (
     pooling,
     recurrent,
     reduction,
+    resize,
     softmax,
 )
 
@@ -32,5 +33,6 @@ __all__ = [
     "pooling",
     "recurrent",
     "reduction",
+    "resize",
     "softmax",
 ]
