@@ -187,10 +187,12 @@ def _data_axes(op: DotGeneral) -> dict[int, int]:
 
 
 # -- behind a product --------------------------------------------------------------------------
-def _factor(op: Binary | Unary) -> tuple[Value, _Spread] | None:
+def _factor(op: Operation | None) -> tuple[Value, _Spread] | None:
     """(x, factor) for ``x * factor``."""
     if isinstance(op, Unary):
-        return (op.operand, _Spread(np.float64(-1), ())) if op.kind == "neg" else None
+        return (op.operand, _Spread(np.asarray(-1.0), ())) if op.kind == "neg" else None
+    if not isinstance(op, Binary):
+        return None
     sides = {"mul": ((op.lhs, op.rhs), (op.rhs, op.lhs)), "div": ((op.lhs, op.rhs),)}.get(op.kind, ())
     for x, other in sides:
         spread = _spread(other)
@@ -213,7 +215,7 @@ def _shift(op: Operation | None) -> tuple[Value, _Spread] | None:
 
 
 @pattern(Binary, Unary)
-def factor_behind_product(op: Binary | Unary, builder: Builder) -> Rewrite:
+def factor_behind_product(op: Operation, builder: Builder) -> Rewrite:
     """``(x·W) * s`` → ``x·(W*s)``."""
     found = _factor(op)
     product = None if found is None else _product(found[0])
@@ -230,7 +232,7 @@ def _scaled(product: Product, factor: Array, builder: Builder, data: Value | Non
 
 
 @pattern(Binary, Unary)
-def factor_behind_bias(op: Binary | Unary, builder: Builder) -> Rewrite:
+def factor_behind_bias(op: Operation, builder: Builder) -> Rewrite:
     """``(x·W + b) * s`` → ``(x·W) * s + b*s``, where the factor then goes into the weights."""
     found = _factor(op)
     inner = None if found is None else found[0].defining_op
@@ -280,11 +282,11 @@ def _data(op: Product) -> Value:
 
 
 @pattern(*_PRODUCTS)
-def factor_before_product(op: Product, builder: Builder) -> Rewrite:
+def factor_before_product(op: Operation, builder: Builder) -> Rewrite:
     """``(x*s)·W`` → ``x·(s*W)``, when nobody else reads ``x*s`` and W is small."""
+    assert isinstance(op, _PRODUCTS)
     data = _data(op)
-    scaling = data.defining_op
-    found = _factor(scaling) if isinstance(scaling, Binary | Unary) else None
+    found = _factor(data.defining_op)
     if found is None or not _foldable(op, data):
         return None
     factor = _before(op, found[1])
@@ -292,8 +294,9 @@ def factor_before_product(op: Product, builder: Builder) -> Rewrite:
 
 
 @pattern(*_PRODUCTS)
-def shift_before_product(op: Product, builder: Builder) -> Rewrite:
+def shift_before_product(op: Operation, builder: Builder) -> Rewrite:
     """``(x+b)·W`` → ``x·W + b·W``, when nobody else reads ``x+b`` and no zeros are padded around it."""
+    assert isinstance(op, _PRODUCTS)
     data = _data(op)
     found = _shift(data.defining_op)
     if found is None or not _foldable(op, data) or not _sees_all(op):
