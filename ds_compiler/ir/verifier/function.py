@@ -119,7 +119,8 @@ class FunctionVerifier:
                     op,
                     help="attributes are numbers, strings, sizes, types, arrays and tuples of these",
                 )
-            self.known(symbols_in(value), f"attribute '{name}'", op)
+            if not isinstance(op, If):  # its `types` mention what the branches bind; the results have them
+                self.known(symbols_in(value), f"attribute '{name}'", op)
         if op.regions:
             self.nested(op)
         if isinstance(op, Bind):

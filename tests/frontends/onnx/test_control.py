@@ -11,7 +11,9 @@ from onnx import ModelProto, parser
 
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError, Module
+from ds_compiler.ir.verifier import verify
 from ds_compiler.reference import interpret
+from tests.frontends.onnx.native import executables
 from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -23,13 +25,17 @@ def test_node(case: NodeCase) -> None:
 
 
 def check(text: str, *inputs: dict[str, Any]) -> Module:
-    """Import `text`; it must agree with onnxruntime for all `inputs`."""
+    """Import `text`; interpreted and compiled, it must agree with onnxruntime for all `inputs`."""
     model = parser.parse_model(HEADER + text)
     module = import_model(model)
+    verify(module)
+    programs = executables(module, 1, 2)
     for arrays in inputs:
-        for ours, theirs in zip(interpret(module, arrays), reference(model, arrays), strict=True):
-            assert ours.dtype == theirs.dtype
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+        expected = reference(model, arrays)
+        for results in (interpret(module, arrays), *(p.run(None, arrays) for p in programs)):
+            for ours, theirs in zip(results, expected, strict=True):
+                assert ours.dtype == theirs.dtype
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     return module
 
 

@@ -10,7 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from ds_compiler.frontends.onnx import import_model
+from ds_compiler.ir.verifier import verify
 from ds_compiler.reference import interpret
+from tests.frontends.onnx.native import executables
 from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -68,9 +70,11 @@ def model_of(
 
 
 def check(operator: str, *, sizes: tuple[tuple[int, int], ...] = ((7, 2), (1, 3), (2, 1)), **options: Any) -> None:
-    """One import must agree with onnxruntime for all (time, batch)."""
+    """One import, interpreted and compiled, must agree with onnxruntime for all (time, batch)."""
     model, description = model_of(operator, **options)
     module = import_model(model)
+    verify(module)
+    programs = executables(module, 1, 2)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for time, batch in sizes:
         rng = np.random.default_rng(time)
@@ -83,8 +87,9 @@ def check(operator: str, *, sizes: tuple[tuple[int, int], ...] = ((7, 2), (1, 3)
         }
         inputs = {n: arrays[n] for n in description["names"]}
         expected = session.run(None, inputs)
-        for ours, theirs in zip(interpret(module, inputs), expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        for results in (interpret(module, inputs), *(p.run(None, inputs) for p in programs)):
+            for ours, theirs in zip(results, expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("operator", GATES)
