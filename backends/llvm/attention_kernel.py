@@ -18,7 +18,8 @@ from ds_compiler.backends.llvm.operands import Matrix
 from ds_compiler.backends.llvm.scalars import compute_type
 from ds_compiler.backends.loops.contraction import lower_epilogue
 from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, of_axis
-from ds_compiler.backends.loops.lower import Lowering, Point
+from ds_compiler.backends.loops.lower import Lowering
+from ds_compiler.backends.loops.points import Point, reshape_point
 from ds_compiler.ir.core import Value
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Binary, DotGeneral, Predicate, Reduce, Reshape, Select, Unary
@@ -104,7 +105,7 @@ class _Parts:
         batch = [axes[a] for a in product.lhs_batch]
         (query,), key = [axes[a] for a in product.lhs_free], axes[rank - 1]
         width = lowering.axis(product.rhs.type.shape[product.rhs_free[0]])
-        lowering._begin([*axes, width], [])
+        lowering.begin([*axes, width], [])
         weights: Point = tuple(_index(a) for a in axes)
         total = graph.node("total", (), first.result.type.dtype, extra_axes=axes)
         lowering.given[first.result] = total
@@ -145,7 +146,7 @@ def _point_of(lowering: Lowering, value: Value, point: Point, wanted: Value) -> 
         op = value.defining_op
         match op:
             case Reshape():
-                point = lowering._reshape_point(op.operand.type, op.result.type, point)
+                point = reshape_point(lowering.graph, op.operand.type, op.result.type, point)
                 value = op.operand
             case Select():
                 value = op.on_false
