@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ds_compiler.frontends.onnx import shapes
-from ds_compiler.ir import Block, CompileError, Dim, DType, Expr, Location, Operation, TensorType, Value
+from ds_compiler.ir import Block, CompileError, Dim, DType, Expr, Location, Operation, TensorType, Value, symbol
 from ds_compiler.ir.dims import broadcast_dim, symbols_of
 from ds_compiler.ir.dtypes import bool_, f32, from_numpy, i64
 from ds_compiler.ir.location import UNKNOWN
@@ -64,14 +65,31 @@ def sanitised(name: str) -> str:
     return f"v{text}" if not text or text[0].isdigit() else text
 
 
+@dataclass
+class _Scope:
+    """A block being filled, and what may be read again from it and the blocks it holds.
+
+    Attributes:
+        materialised: what stands for a known value.
+        elements: elements of integer vectors, as scalars.
+        bound: sizes bound to scalars.
+        assumed: pairs of sizes stated to be equal.
+    """
+
+    block: Block
+    materialised: dict[Value, Value] = field(default_factory=dict)
+    elements: dict[tuple[Value, int], Value] = field(default_factory=dict)
+    bound: dict[Value, Dim] = field(default_factory=dict)
+    assumed: set[tuple[Dim, Dim]] = field(default_factory=set)
+
+
 class Emitter:
     """Inserts at the end of the innermost open block; `root` is the function's block."""
 
     def __init__(self, root: Block) -> None:
         self.root = root
         self.location: Location = UNKNOWN
-        self._scopes: list[tuple[Block, dict[Value, Value]]] = [(root, {})]
-        self._assumed: list[set[tuple[Dim, Dim]]] = [set()]
+        self._scopes = [_Scope(root)]
         self._sources: dict[Value, Known] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._symbols = 0
@@ -89,13 +107,11 @@ class Emitter:
     @contextmanager
     def into(self, block: Block) -> Iterator[None]:
         """Insert into `block`, which will be nested in the block open now."""
-        self._scopes.append((block, {}))
-        self._assumed.append(set())
+        self._scopes.append(_Scope(block))
         try:
             yield
         finally:
             self._scopes.pop()
-            self._assumed.pop()
 
     def fail(self, what: str, help: str = "") -> CompileError:
         return CompileError(what, location=self.location, help=help)
@@ -108,7 +124,7 @@ class Emitter:
             result = Known(operation.result.type, known, self.location)
             operands = operation.operands
             if isinstance(operation, Broadcast):
-                result.uniform = all(_is_uniform(v) for v in operands) and known.dtype != object
+                result.uniform = all(_is_uniform(v) for v in operands) and known.dtype != object and known.size > 1
             elif isinstance(operation, _ELEMENTWISE):
                 result.uniform = all(_is_uniform(v) for v in operands) and known.size > 1
             operation.drop()
@@ -126,7 +142,7 @@ class Emitter:
     def splice(self, block: Block) -> None:
         """Move the operations of a block that belongs to no region here."""
         for operation in block:
-            self._scopes[-1][0].append(operation.detach())
+            self._scopes[-1].block.append(operation.detach())
 
     def assume(self, a: Dim, b: Dim) -> None:
         """State that two sizes are equal; the program checks it unless their forms show it.
@@ -134,21 +150,21 @@ class Emitter:
         Raises:
             CompileError: they are two different numbers.
         """
-        if a == b or any((a, b) in assumed or (b, a) in assumed for assumed in self._assumed):
+        if a == b or any((a, b) in s.assumed or (b, a) in s.assumed for s in self._scopes):
             return
-        self._assumed[-1].add((a, b))
+        self._scopes[-1].assumed.add((a, b))
         self.insert(Assume(a, b))
 
     def _append(self, operation: Operation) -> None:
         for nested in operation.walk():
             if not nested.location:
                 nested.location = self.location
-        self._scopes[-1][0].append(operation)
+        self._scopes[-1].block.append(operation)
 
     def _materialise(self, known: Known) -> Value:
-        for _, cache in self._scopes:
-            if known in cache:
-                return cache[known]
+        for scope in self._scopes:
+            if known in scope.materialised:
+                return scope.materialised[known]
         if known.contents.dtype == object:
             value = self._materialise_sizes(known)
         elif known.uniform:
@@ -159,7 +175,7 @@ class Emitter:
         else:
             return self._constant(known)
         value.hint = value.hint or known.hint
-        self._scopes[-1][1][known] = value
+        self._scopes[-1].materialised[known] = value
         self._sources[value] = known
         return value
 
@@ -175,7 +191,7 @@ class Emitter:
         self.root.append(constant)
         if key is not None:
             self._constants[key] = constant.result
-        self._scopes[0][1][known] = constant.result
+        self._scopes[0].materialised[known] = constant.result
         return constant.result
 
     def _materialise_sizes(self, known: Known) -> Value:
@@ -253,7 +269,7 @@ class Emitter:
 
     def dims(self, value: Value) -> tuple[Dim, ...] | None:
         """Sizes that an integer tensor holds, in order, if known."""
-        known = self.contents(value)
+        known = self.source(value)
         if known is None or known.dtype.kind not in "iuO" or any(isinstance(x, shapes.Ratio) for x in known.flat):
             return None
         return tuple(x if isinstance(x, Expr) else int(x) for x in known.reshape(-1))
@@ -264,15 +280,26 @@ class Emitter:
         return f"_{hint}{self._symbols}"
 
     def bind(self, scalar: Value, hint: str = "n") -> Dim:
-        """The size that a one-element integer tensor holds: known, or a new symbol bound to it."""
-        from ds_compiler.ir import symbol
-
+        """The size that a one-element integer tensor holds: known, or a symbol bound to it (below 0 it counts as 0)."""
         known = self.dims(scalar)
         if known is not None and len(known) == 1:
             return known[0]
+        for scope in self._scopes:
+            if scalar in scope.bound:
+                return scope.bound[scalar]
         name = self.fresh_symbol(hint)
         self.insert(Bind(self.cast(self.reshape(scalar, ()), i64), name))
+        self._scopes[-1].bound[scalar] = symbol(name)
         return symbol(name)
+
+    def element(self, vector: Value, index: int) -> Value:
+        """Element `index` of an integer vector as an i64 scalar, computed once."""
+        for scope in self._scopes:
+            if (vector, index) in scope.elements:
+                return scope.elements[vector, index]
+        result = self.cast(self.reshape(self.slice(vector, 0, index, index + 1), ()), i64)
+        self._scopes[-1].elements[vector, index] = result
+        return result
 
     # -- compositions; each returns its operand where it would do nothing ----------------------------
     def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:

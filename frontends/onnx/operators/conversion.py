@@ -21,7 +21,7 @@ def convert(e: Emitter, value: Value, dtype: DType, saturate: bool = True) -> Va
     if "s" in (source.kind, dtype.kind) and source != dtype:
         raise e.fail(f"strings are not converted: {source} to {dtype}")
     if dtype.is_float and dtype.bits == 8 and saturate and source != dtype:
-        largest = float(ml_dtypes.finfo(dtype.numpy).max)
+        largest = float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
         if source.is_float and source.bits > 8:
             value = e.clamp(value, -largest, largest)
     if dtype.is_integer and dtype.bits < 8 and source.is_float:
