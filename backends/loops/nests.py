@@ -106,16 +106,13 @@ def _match_point(
     kept: Point,
     full: Point,
 ) -> tuple[Point, bool] | None:
-    """Where an output of `shape` stands: at the kept point, or at the full one (True)."""
-    if shape == op.operand.type.shape:
-        return full, any(i.axis for i in full)
-    if shape == op.results[0].type.shape:
-        return kept, False
-    # keepdims: the kept dimensions with units in between
-    remaining = [i for i, d in zip(kept, op.results[0].type.shape, strict=True) if d != 1]
-    if [d for d in shape if d != 1] == [d for d in op.results[0].type.shape if d != 1]:
-        left = iter(remaining)
-        return tuple(Index() if d == 1 else next(left) for d in shape), False
+    """Where an output of `shape` stands: at the kept point, or at the full one (True); dimensions of size 1 may come
+    and go."""
+    for source, point in ((op.operand.type.shape, full), (op.results[0].type.shape, kept)):
+        if [d for d in shape if d != 1] == [d for d in source if d != 1]:
+            left = iter([i for i, d in zip(point, source, strict=True) if d != 1])
+            at = tuple(Index() if d == 1 else next(left) for d in shape)
+            return at, point is full and any(i.axis for i in at)
     return None
 
 

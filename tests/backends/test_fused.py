@@ -90,6 +90,17 @@ def softmax(b: Builder, x: Value, axis: int = -1) -> Value:
     return b.emit(Binary(e, total, "div"))
 
 
+def softmax_of_image(b: Builder, x: Value) -> Value:
+    """Over channels, the sums taken on an image of one pixel."""
+
+    def total(value: Value, how: str) -> Value:
+        image = b.emit(Reshape(value, (1, 37, 1, 1)))
+        return b.emit(Broadcast(b.emit(Reshape(b.emit(Reduce(image, (1, 2, 3), how)), ())), (1, 37), ()))
+
+    e = b.emit(Unary(b.emit(Binary(x, total(x, "max"), "sub")), "exp"))
+    return b.emit(Binary(e, total(e, "sum"), "div"))
+
+
 def layer_norm(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
     shape, last = x.type.shape, (x.type.rank - 1,)
     kept = tuple(range(x.type.rank - 1))
@@ -157,6 +168,7 @@ PLANES, PLANES_VALUE = t(2, 6, h, w), real(2, 6, 9, 10)
 CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
     "softmax_last": ([t(n, 37)], softmax, [real(5, 37)], 1),
     "softmax_middle": ([t(3, n, 37)], lambda b, x: softmax(b, x, 1), [real(3, 5, 37)], 1),
+    "softmax_with_unit_axes": ([t(1, 37)], softmax_of_image, [real(1, 37)], 1),
     "softmax_symbolic": ([t(3, n)], softmax, [real(3, 133)], 1),
     "softmax_f64": ([t(n, 37, dtype=f64)], softmax, [real(5, 37).astype(np.float64)], 1),
     "layer_norm": ([t(2, n, 48), t(48), t(48)], layer_norm, [real(2, 7, 48), real(48), real(48)], 1),
