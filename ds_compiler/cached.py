@@ -19,6 +19,7 @@ from ds_compiler.runtime.errors import LoadError
 _PROGRAM, _ACCOUNT = "program.dsa", "account.json"
 
 _ROOMS: Final = ("ir", "ops", "frontends", "passes", "backends", "runtime")
+_FILES: Final = ("build.py", "source.py")
 _LIBRARIES: Final = ("llvmlite", "onnx", "numpy")
 
 
@@ -38,19 +39,27 @@ def cache_key(content: str, name: str, target: str, options: Mapping[str, object
 
 @functools.cache
 def compiler_identity() -> str:
-    """Hash of the compiler's own sources (times do not matter) and of the versions of the libraries it works with."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for name in ("build.py", "source.py"):
-        digest.update((package / name).read_bytes())
+    """Hash of the compiler's own sources and of the versions of the libraries that it works with."""
+    folders = {}
     for room in _ROOMS:
         spec = importlib.util.find_spec(f"ds_compiler.{room}")  # finds it without importing it
         for folder in (spec.submodule_search_locations or []) if spec else []:
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(f"\0{room}/{path.relative_to(folder)}\0".encode())
-                digest.update(path.read_bytes())
+            folders[room] = Path(folder)
+    digest = hashlib.sha256(sources_identity(folders).encode())
+    for name in _FILES:
+        digest.update((Path(__file__).parent / name).read_bytes())
     for library in _LIBRARIES:
         digest.update(f"\0{library} {_version(library)}".encode())
+    return digest.hexdigest()
+
+
+def sources_identity(folders: Mapping[str, Path]) -> str:
+    """Hash of the names and contents of all Python files; their times do not matter."""
+    digest = hashlib.sha256()
+    for name, folder in sorted(folders.items()):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"\0{name}/{path.relative_to(folder)}\0".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

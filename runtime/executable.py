@@ -176,10 +176,10 @@ class Executable:
     def _by_name(self, inputs: Mapping[str, Any]) -> list[Any]:
         try:
             arrays = [inputs[name] for name in self._input_names]
+            if len(arrays) == len(inputs):
+                return arrays
         except KeyError:
-            arrays = []
-        if len(arrays) == len(inputs):
-            return arrays
+            pass
         for name in inputs:
             if name not in self._input_names:
                 raise InputError(f"unknown input {name!r}{_suggest(str(name), self._input_names)}")

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 from tests.cli import tiny
-
-PARTS = ("ds_compiler.ir.verifier", "ds_compiler.ir.html")
-"""What the commands stand on; these tests cannot start without them."""
-collect_ignore = (
-    ["test_bad_input.py", "test_bisect.py", "test_commands.py"]
-    if any(importlib.util.find_spec(part) is None for part in PARTS)
-    else []
-)
 
 
 @pytest.fixture(autouse=True)

@@ -27,12 +27,18 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "LEAST_SECONDS", 0.0)
 
 
-def test_medians_and_ratios() -> None:
-    calls = {"ours": lambda: spin(1e-3), "theirs": lambda: spin(4e-3)}
-    found = measure.interleave(calls, 15, probe=lambda: 1e9)
+def test_medians_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    rounds = itertools.count()
+
+    def work(seconds: float) -> None:
+        now[0] += seconds * (1 + next(rounds) % 5 / 10)
+
+    found = measure.interleave({"ours": lambda: work(1e-3), "theirs": lambda: work(4e-3)}, 15, probe=lambda: 1e9)
     ours, theirs = found.timings
-    assert ours.best <= ours.p10 <= ours.median <= ours.p90 and ours.best >= 1e-3
-    assert theirs.ratio is not None and 0.1 < theirs.ratio < 0.6
+    assert 0.999e-3 < ours.best <= ours.p10 <= ours.median <= ours.p90 < 1.401e-3
+    assert theirs.ratio is not None and 0.25 / 1.4 < theirs.ratio < 0.25 * 1.4
     assert ours.ratio is None and found.peak_gflops == 1 and found.rounds == 15
 
 
