@@ -123,7 +123,7 @@ class GraphImporter:
     def run(self, graph: GraphProto, arguments: Mapping[str, Value]) -> list[Value]:
         """The graph's outputs, given its inputs."""
         for tensor in graph.initializer:
-            array = loader.read_tensor(tensor, self.model.folder)
+            array = loader.read_initializer(tensor, self.model)
             self.values[tensor.name] = self._constant(array, tensor.name)
         for sparse in graph.sparse_initializer:
             self.values[sparse.values.name] = self._constant(self.dense(sparse), sparse.values.name)

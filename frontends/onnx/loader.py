@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ds_compiler.frontends.onnx.registry import canonical_domain
+from ds_compiler.frontends.onnx.weights import Cut, cut_file
 from ds_compiler.ir import CompileError, DType, Location
 from ds_compiler.ir.dtypes import from_numpy
 
@@ -33,12 +34,14 @@ class LoadedModel:
         opsets: version by domain.
         folder: where external data lies; None for a model given as bytes.
         functions: the model's own functions by (domain, name).
+        weights: raw data of initializers of the main graph that was kept out of `proto`, by name.
     """
 
     proto: ModelProto
     opsets: dict[str, int]
     folder: Path | None
     functions: dict[tuple[str, str], FunctionProto] = field(default_factory=dict)
+    weights: dict[str, memoryview] = field(default_factory=dict)
 
 
 def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedModel:
@@ -49,6 +52,7 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedMod
             absurd; a name is defined twice or never; nodes form a cycle.
     """
     folder: Path | None = None
+    weights: dict[str, memoryview] = {}
     if isinstance(source, ModelProto):
         model = source
     else:
@@ -56,9 +60,10 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedMod
             data, what = bytes(source), "the model"
         else:
             path = Path(source)
-            data, what, folder = _read(path), f"'{path}'", path.resolve().parent
+            cut = _read(path)
+            data, weights, what, folder = cut.model, cut.weights, f"'{path}'", path.resolve().parent
         model = _parse(data, what)
-    loaded = LoadedModel(model, opset_versions(model.opset_import), folder)
+    loaded = LoadedModel(model, opset_versions(model.opset_import), folder, weights=weights)
     for function in model.functions:
         key = (canonical_domain(function.domain), function.name)
         if key in loaded.functions:
@@ -70,9 +75,9 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedMod
     return loaded
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> Cut:
     try:
-        return path.read_bytes()
+        return cut_file(path)
     except FileNotFoundError:
         raise CompileError(f"no such file: '{path}'") from None
     except OSError as error:
@@ -251,6 +256,24 @@ def read_tensor(tensor: TensorProto, folder: Path | None, what: str = "") -> Arr
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:
         raise CompileError(f"{what} holds too little or damaged data: {error}") from None
+
+
+def read_initializer(tensor: TensorProto, model: LoadedModel) -> Array:
+    """As `read_tensor`, for an initializer of `model`, whose data may have been kept out of the message.
+
+    The result may be read-only, and start at any address.
+    """
+    if tensor.name not in model.weights or tensor.HasField("raw_data"):  # the latter: of a nested graph
+        return read_tensor(tensor, model.folder)
+    what, raw = f"initializer '{tensor.name}'", model.weights[tensor.name]
+    check_shape(tuple(tensor.dims), what)
+    dtype = element_type(tensor.data_type, what)
+    if dtype.bits < 8:  # two elements a byte: let onnx unpack them
+        return read_tensor(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=bytes(raw)), None, what)
+    expected = math.prod(tensor.dims) * dtype.numpy.itemsize
+    if len(raw) != expected:
+        raise CompileError(f"{what} holds too little or damaged data: {len(raw)} bytes, its shape needs {expected}")
+    return np.frombuffer(raw, dtype.numpy).reshape(tuple(tensor.dims))
 
 
 def _external(tensor: TensorProto, folder: Path | None, dtype: DType, what: str) -> Array:
