@@ -103,7 +103,7 @@ def _bound(e: Emitter, position: Extent, extent: Dim, low: int, high: Dim, clamp
         if position >= UNBOUNDED:
             return high
         if position <= -UNBOUNDED:
-            return low
+            return _clamp(low, low, high)
     if is_non_negative(position):
         return minimum(position, high) if clamp_high or isinstance(high, int) else position
     if is_non_negative(-position - 1):
@@ -115,4 +115,6 @@ def _bound(e: Emitter, position: Extent, extent: Dim, low: int, high: Dim, clamp
 
 
 def _clamp(position: Dim, low: int, high: Dim) -> Dim:
+    if is_non_negative(high - position) and is_non_negative(high - low):
+        return maximum(position, low)
     return minimum(maximum(position, low), high)
