@@ -295,9 +295,25 @@ class _Grouper:
                     found[source] = None
         return list(found)
 
+    def _in_order(self, group: _Group) -> list[Operation]:
+        """Members in program order, cheap producers in front of their first reader: wherever those stood, equal groups
+        make equal kernels."""
+        placed: dict[Operation, None] = {}
+
+        def place(op: Operation) -> None:
+            for operand in op.operands:
+                source = operand.defining_op
+                if source is not None and source in group.copies and source not in placed:
+                    place(source)
+            placed[op] = None
+
+        for member in sorted(group.members, key=self.where):
+            place(member)
+        return list(placed)
+
     def _materialise(self, group: _Group) -> None:
         outputs = group.outputs()
-        everything = sorted((*group.members, *group.copies), key=self.where)
+        everything = self._in_order(group)
         inputs: dict[Value, None] = {}
         for op in everything:
             nested_in_op = dict.fromkeys(op.walk())

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from ds_compiler.ir import Builder, Dim, Operation, OpResult, TensorType, Value
+from ds_compiler.ir.dims import mod
 from ds_compiler.ops import Binary, Broadcast, Cast, Compare, Constant, Predicate, Reshape, Select, Transpose, Unary
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -134,5 +135,9 @@ def _extend_left(a: Dim, b: Dim, more_left: bool, more_right: bool) -> bool:
     if isinstance(a, int):
         return True
     if isinstance(b, int):
+        return False
+    if mod(b, a) == 0:  # a is a factor of b: the left product is not complete
+        return True
+    if mod(a, b) == 0:
         return False
     return len(str(a)) < len(str(b)) if len(a.terms) == len(b.terms) else len(a.terms) < len(b.terms)

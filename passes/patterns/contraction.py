@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from ds_compiler.ir import Builder, Value
-from ds_compiler.ops import Constant, Conv, DotGeneral, Pad, ReduceWindow, Transpose
-from ds_compiler.passes.matching import constant, defined_by, is_splat
+from ds_compiler.ir.dims import product
+from ds_compiler.ops import Constant, Conv, DotGeneral, Pad, ReduceWindow, Reshape, Transpose
+from ds_compiler.passes.matching import constant, defined_by, is_splat, reshaped
 from ds_compiler.passes.patterns.canonical import pattern
 from ds_compiler.passes.rewriter import Rewrite
 
@@ -31,6 +32,22 @@ def _through_transpose(
     if read != sorted(read):
         return value, batch, contract
     return inner.operand, tuple(inner.permutation[a] for a in batch), tuple(inner.permutation[a] for a in contract)
+
+
+@pattern(DotGeneral)
+def regrouped_rows(op: DotGeneral, builder: Builder) -> Rewrite:
+    """``reshape(x, [b*s, k])·W`` → ``reshape(x·W)``: regrouped free axes of the left operand sink below the product."""
+    reshape = defined_by(op.lhs, Reshape)
+    if reshape is None or op.lhs_batch or len(op.lhs_free) != 1 or len(op.lhs_contract) != 1:
+        return None
+    source = reshape.operand.type.shape
+    rows, depth = (op.lhs.type.shape[a] for a in (*op.lhs_free, *op.lhs_contract))
+    split = next((n for n in range(2, len(source)) if product(source[n:]) == depth), None)
+    if op.lhs_contract != (1,) or split is None or product(source[:split]) != rows:
+        return None
+    lhs = reshaped(builder, reshape.operand, (*source[:split], depth))
+    regrouped = builder.emit(DotGeneral(lhs, op.rhs, (), (), (split,), op.rhs_contract))
+    return reshaped(builder, regrouped, op.result.type.shape)
 
 
 @pattern(DotGeneral)
