@@ -7,6 +7,7 @@ Read: `elementwise` for the form of a handler.
 
 from ds_compiler.frontends.onnx.operators import (
     activation,
+    attention,
     contraction,
     control,
     conversion,
@@ -30,6 +31,7 @@ from ds_compiler.frontends.onnx.operators import (
 
 __all__ = [
     "activation",
+    "attention",
     "contraction",
     "control",
     "conversion",

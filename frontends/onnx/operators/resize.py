@@ -149,7 +149,7 @@ def _axes_by_scales(e: Emitter, n: Node, x: Value, scales: Value, axes: Sequence
         first, last = _crop(e, roi, index, len(axes))
         if ratio is not None and not ratio > 0:
             n.fail(f"scale {ratio} of axis {axis} must be positive")
-        extent: Value | float = scale
+        extent = scale
         if first is not None and last is not None:
             extent = e.binary("mul", scale, e.binary("sub", last, first))
         known = _ratio(e, extent)
