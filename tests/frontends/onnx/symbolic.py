@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import Module
 from ds_compiler.reference import interpret
-from tests.frontends.onnx.node_cases import NodeCase, node_cases
+from tests.frontends.onnx.node_cases import NodeCase
 
 Array = np.ndarray[Any, Any]
 
@@ -83,8 +83,3 @@ def with_constants(case: NodeCase, *names: str) -> NodeCase:
         else:
             kept.append(array)
     return replace(case, model=model, inputs=tuple(kept))
-
-
-def direct_cases(*operators: str) -> list[Any]:
-    """ONNX's cases of `operators` without those that state an operator's definition in other operators."""
-    return [p for p in node_cases(*operators) if "_expanded" not in p.values[0].name]

@@ -7,8 +7,8 @@ import pytest
 
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.reference import interpret
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import check_sizes, direct_cases, single_node
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import check_sizes, single_node
 
 OPERATORS = (
     "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu", "Shrink",
@@ -16,7 +16,7 @@ OPERATORS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", direct_cases(*OPERATORS))
+@pytest.mark.parametrize("case", node_cases(*OPERATORS))
 def test_node(case: NodeCase) -> None:
     check_case(case)
 

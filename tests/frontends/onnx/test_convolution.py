@@ -7,8 +7,8 @@ import pytest
 
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import check_sizes, direct_cases, single_node
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import check_sizes, single_node
 
 PLANES = tuple({"n": 1 + h % 2, "h": h, "w": w} for h, w in [(7, 8), (8, 9), (9, 10), (12, 7)])
 
@@ -17,7 +17,7 @@ def weight(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("case", direct_cases("Conv", "ConvTranspose"))
+@pytest.mark.parametrize("case", node_cases("Conv", "ConvTranspose"))
 def test_node(case: NodeCase) -> None:
     check_case(case)
 

@@ -8,13 +8,13 @@ import pytest
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError
 from ds_compiler.reference import interpret
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import direct_cases, single_node
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import single_node
 
 SIZES = dict(zip("abcdefgh", (2, 3, 4, 5, 6, 2, 3, 4), strict=True))
 
 
-@pytest.mark.parametrize("case", direct_cases("Einsum"))
+@pytest.mark.parametrize("case", node_cases("Einsum"))
 def test_node(case: NodeCase) -> None:
     check_case(case)
 

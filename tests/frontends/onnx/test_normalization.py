@@ -9,8 +9,8 @@ import pytest
 
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import check_sizes, direct_cases, single_node
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import check_sizes, single_node
 
 OPERATORS = (
     "GroupNormalization", "InstanceNormalization", "LRN", "LayerNormalization", "LpNormalization",
@@ -23,12 +23,12 @@ def vector(size: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).uniform(0.5, 1.5, size).astype(np.float32)
 
 
-@pytest.mark.parametrize("case", direct_cases(*OPERATORS))
+@pytest.mark.parametrize("case", node_cases(*OPERATORS))
 def test_node(case: NodeCase) -> None:
     check_case(case)
 
 
-@pytest.mark.parametrize("case", direct_cases("BatchNormalization"))
+@pytest.mark.parametrize("case", node_cases("BatchNormalization"))
 def test_batch_normalization(case: NodeCase) -> None:
     if "training_mode" in case.name:
         with pytest.raises(CompileError, match="training mode is not supported"):

@@ -7,14 +7,14 @@ import pytest
 
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.reference import interpret
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import check_sizes, direct_cases, single_node
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import check_sizes, single_node
 
 OPERATORS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool")
 PLANES = tuple({"n": 1 + h % 2, "h": h, "w": w} for h, w in [(7, 8), (8, 9), (9, 10), (12, 7)])
 
 
-@pytest.mark.parametrize("case", direct_cases(*OPERATORS))
+@pytest.mark.parametrize("case", node_cases(*OPERATORS))
 def test_node(case: NodeCase) -> None:
     check_case(case)
 

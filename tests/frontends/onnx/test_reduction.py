@@ -8,8 +8,8 @@ import pytest
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError
 from ds_compiler.reference import interpret
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import check_sizes, direct_cases, single_node, with_constants
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import check_sizes, single_node, with_constants
 
 OPERATORS = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
@@ -17,7 +17,7 @@ OPERATORS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", direct_cases(*OPERATORS))
+@pytest.mark.parametrize("case", node_cases(*OPERATORS))
 def test_node(case: NodeCase) -> None:
     check_case(with_constants(case, "axes"))
 
@@ -40,7 +40,7 @@ def test_log_sum_exp_of_infinities() -> None:
 
 
 def test_axes_must_be_known() -> None:
-    case = next(p.values[0] for p in direct_cases("ReduceSum") if "keepdims_example" in p.values[0].name)
+    case = next(p.values[0] for p in node_cases("ReduceSum") if "keepdims_example" in p.values[0].name)
     with pytest.raises(CompileError, match="axes that only running the program tells"):
         import_model(case.model)
 

@@ -9,8 +9,8 @@ import pytest
 
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import check_sizes, direct_cases, single_node, with_constants
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import check_sizes, single_node, with_constants
 
 FRACTIONAL_LENGTH = (  # divide by size * scale - 1 where the text has the resized length, an integer, minus 1
     "test_resize_downsample_scales_linear_align_corners",
@@ -28,7 +28,7 @@ def sizes(h: int, w: int) -> dict[int, Any]:
     return {2: NOTHING, 3: np.array([2, 3, h, w])}
 
 
-@pytest.mark.parametrize("case", direct_cases("Resize", "Upsample"))
+@pytest.mark.parametrize("case", node_cases("Resize", "Upsample"))
 @pytest.mark.parametrize("known", [True, False])
 def test_node(case: NodeCase, known: bool) -> None:
     """Scales and sizes as constants, and as tensors that only running the program tells."""

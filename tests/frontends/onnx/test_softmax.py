@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.frontends.onnx.node_cases import NodeCase, check_case
-from tests.frontends.onnx.symbolic import check_sizes, direct_cases, single_node
+from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.symbolic import check_sizes, single_node
 
 OPERATORS = ("Hardmax", "LogSoftmax", "Softmax")
 
 
-@pytest.mark.parametrize("case", direct_cases(*OPERATORS))
+@pytest.mark.parametrize("case", node_cases(*OPERATORS))
 def test_node(case: NodeCase) -> None:
     check_case(case)
 
