@@ -382,8 +382,8 @@ class Body:
         value = self.emit(step.value)
         at, stride, varying = self._address(step.buffer, step.index)
         if self.vector is None or (stride == 0 and not varying):
-            if value.lanes:
-                raise ValueError("a vector is stored to one place")
+            if value.lanes:  # along an axis of one element: the other lanes do not exist
+                value = fb.extract(value, 0)
             if step.mode != "set":
                 old = scalars.from_memory(fb, fb.load(element, at), dtype)
                 value = scalars.combine(fb, step.mode, old, value, dtype)

@@ -17,6 +17,7 @@ from ds_compiler.ops import (
     Broadcast,
     Cast,
     Compare,
+    Conv,
     DotGeneral,
     If,
     Iota,
@@ -137,6 +138,20 @@ def test_empty_tensors() -> None:
         return [unary(b, x), b.emit(Reduce(x, (0,), "sum"))]
 
     check_program(module_of(body, "n 4"), {"n": 0}, {"n": 2})
+
+
+@pytest.mark.parametrize("channels", [8, 128])
+def test_convolution_to_one_channel(channels: int) -> None:
+    """Its epilogue stores vectors along an axis of one element."""
+
+    weight = np.random.default_rng(0).standard_normal((1, channels, 1))
+
+    def body(b: Builder, x: Value) -> Value:
+        y = b.emit(Conv(x, const(b, weight), (1,), (0,), (0,), (1,), 1, "nhwc"))
+        return unary(b, b.emit(Binary(y, spread(b, -0.5, y), "add")), "sigmoid")
+
+    module = module_of(body, f"1 t {channels}")
+    check_program(module, {"t": 1}, {"t": 7}, {"t": 33})
 
 
 # -- if ---------------------------------------------------------------------------------------

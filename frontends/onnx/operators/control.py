@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import GraphProto
+from onnx import GraphProto, ValueInfoProto
 
 from ds_compiler.frontends.onnx.emitter import Emitter
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Block, Dim, Region, TensorType, Value, symbol
+from ds_compiler.ir.dims import symbols_of
 from ds_compiler.ir.dtypes import bool_, i64
 from ds_compiler.ops import Binary, Bind, Cast, Compare, If, Iota, Reshape, Scan, Size, Unary, While, Yield
 
@@ -182,8 +183,22 @@ def _loop_body(body: _Body, iteration: Value, carried: Sequence[Value]) -> tuple
     declared = [len(i.type.tensor_type.shape.dim) for i in body.graph.input[:2]]
     arguments[:2] = [e.reshape(v, (1,) * rank) for v, rank in zip(arguments[:2], declared, strict=True)]
     go_on, *values = body.n.importer.subgraph(body.graph, arguments)
+    values = [_as_declared(e, v, o) for v, o in zip(values, body.graph.output[1:], strict=True)]
     count = len(carried)
     return e.truth(e.reshape(go_on, ())), values[:count], values[count:]
+
+
+def _as_declared(e: Emitter, value: Value, declared: ValueInfoProto) -> Value:
+    """`value` with the sizes that its graph declares where data decides them; the program checks them."""
+    shape = list(value.type.shape)
+    dims = declared.type.tensor_type.shape.dim
+    if len(dims) != len(shape):
+        return value
+    for axis, (size, dim) in enumerate(zip(shape, dims, strict=True)):
+        if dim.HasField("dim_value") and any(name.startswith("_") for name in symbols_of(size)):
+            e.assume(size, int(dim.dim_value))
+            shape[axis] = int(dim.dim_value)
+    return e.reshape(value, shape)
 
 
 @onnx_op("Loop")

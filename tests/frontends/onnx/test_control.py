@@ -19,7 +19,7 @@ from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
 
-@pytest.mark.parametrize("case", node_cases("Scan"))
+@pytest.mark.parametrize("case", node_cases("If", "Scan", "Loop"))
 def test_node(case: NodeCase) -> None:
     check_case(case)
 
