@@ -11,14 +11,10 @@ from ds_compiler.ir import Operation, Value, op
 from ds_compiler.ir.cost import Cost, traffic
 from ds_compiler.ir.dims import Dim, evaluate, floordiv, product
 from ds_compiler.ir.types import TensorType
+from ds_compiler.ops.widening import wide
 
 Array = np.ndarray[Any, Any]
 Sizes = Mapping[str, int]
-
-
-def _wide(x: Array) -> Array:
-    """Operands of an exact or at least more precise sum."""
-    return x.astype(np.float64 if x.dtype.kind not in "iub" else np.int64)
 
 
 @op("dot_general")
@@ -69,7 +65,7 @@ class DotGeneral(Operation):
         rows, columns = a.shape[nb : a.ndim - nc], b.shape[nb + nc :]
         k = int(np.prod(contract, dtype=int))
         m, n = int(np.prod(rows, dtype=int)), int(np.prod(columns, dtype=int))
-        result = _wide(a.reshape(*batch, m, k)) @ _wide(b.reshape(*batch, k, n))
+        result = wide(a.reshape(*batch, m, k)) @ wide(b.reshape(*batch, k, n))
         return result.reshape((*batch, *rows, *columns)).astype(self.result.type.dtype.numpy)
 
     def cost(self) -> Cost:
@@ -136,7 +132,7 @@ class Conv(_Convolution):
         if self.layout == "nhwc":
             x = np.moveaxis(x, -1, 1)
         padding = [(evaluate(a, sizes), evaluate(b, sizes)) for a, b in zip(self.low, self.high, strict=True)]
-        x = _wide(np.pad(x, [(0, 0), (0, 0), *padding]))
+        x = wide(np.pad(x, [(0, 0), (0, 0), *padding]))
         spans = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], self.dilations, strict=True)]
         view = np.lib.stride_tricks.sliding_window_view(x, spans, tuple(range(2, 2 + n)))
         steps = (1, 1, *self.strides, *self.dilations)
@@ -145,8 +141,9 @@ class Conv(_Convolution):
         g, og = self.groups, w.shape[0] // self.groups
         view = view.reshape(batch, g, x.shape[1] // g, *view.shape[2:])
         # [batch, g, spatial..., c, kernel...] x [g, o, c, kernel...]
-        columns = np.moveaxis(view, 2, 2 + n).reshape(batch, g, int(np.prod(out_spatial, dtype=int)), -1)
-        result = columns @ _wide(w).reshape(g, og, -1).transpose(0, 2, 1)
+        positions, depth = int(np.prod(out_spatial, dtype=int)), int(np.prod(w.shape[1:], dtype=int))
+        columns = np.moveaxis(view, 2, 2 + n).reshape(batch, g, positions, depth)
+        result = columns @ wide(w).reshape(g, og, depth).transpose(0, 2, 1)
         result = result.transpose(0, 1, 3, 2).reshape(batch, g * og, *out_spatial)
         if self.layout == "nhwc":
             result = np.moveaxis(result, 1, -1)
@@ -189,8 +186,8 @@ class ConvTranspose(_Convolution):
             for size, k, s, d in zip(spatial, kernel, self.strides, self.dilations, strict=True)
         ]
         result = np.zeros((x.shape[0], g, og, *full))
-        xs = _wide(x).reshape(x.shape[0], g, x.shape[1] // g, *spatial)
-        ws = _wide(w).reshape(g, x.shape[1] // g, og, *kernel)
+        xs = wide(x).reshape(x.shape[0], g, x.shape[1] // g, *spatial)
+        ws = wide(w).reshape(g, x.shape[1] // g, og, *kernel)
         for tap in np.ndindex(*kernel):
             at = (slice(None), slice(None), slice(None), *tap)
             part = np.einsum("ngc...,gco->ngo...", xs, ws[at])

@@ -13,6 +13,7 @@ from ds_compiler.ir import Operation, Value, op
 from ds_compiler.ir.cost import Cost, elementwise_cost
 from ds_compiler.ir.dtypes import DType, bool_
 from ds_compiler.ir.types import TensorType
+from ds_compiler.ops.widening import native
 
 Array = np.ndarray[Any, Any]
 
@@ -77,7 +78,8 @@ UNARY: dict[str, Rule] = {
 }
 
 
-def _truncated_division(a: Array, b: Array) -> Array:
+def truncated_division(a: Array, b: Array) -> Array:
+    """``a / b``; of integers, rounded towards zero, and 0 where `b` is 0."""
     if a.dtype.kind == "f":
         return np.asarray(a / b)
     safe = np.where(b == 0, 1, b)
@@ -96,7 +98,7 @@ BINARY: dict[str, Rule] = {
     "add": Rule(np.add, "fiu"),
     "sub": Rule(np.subtract, "fiu"),
     "mul": Rule(np.multiply, "fiu"),
-    "div": Rule(_truncated_division, "fiu", 4),
+    "div": Rule(truncated_division, "fiu", 4),
     "mod": Rule(np.mod, "fiu", 6),
     "fmod": Rule(np.fmod, "fiu", 6),
     "pow": Rule(_power, "fiu", 30),
@@ -128,12 +130,8 @@ PREDICATE: dict[str, Rule] = {
 
 def _apply(rule: Rule, result: DType, *operands: Array) -> Array:
     """Apply a rule; narrow floats are computed in float32 and rounded once."""
-    widened = [
-        x.astype(np.float32) if x.dtype.kind not in "fiubO" or (x.dtype.kind == "f" and x.itemsize < 4) else x
-        for x in operands
-    ]
     with np.errstate(all="ignore"):
-        return np.asarray(rule.function(*widened)).astype(result.numpy)
+        return np.asarray(rule.function(*map(native, operands))).astype(result.numpy)
 
 
 class _Elementwise(Operation):

@@ -97,8 +97,9 @@ class GatherND(_Indexing):
         x, indices = operands
         b = self.batch_axes
         batch = x.shape[:b]
-        flat = x.reshape(-1, *x.shape[b:]) if b else x[None]
-        rows = indices.reshape(int(np.prod(batch, dtype=int)), -1, indices.shape[-1]).astype(np.int64)
+        count, points = int(np.prod(batch, dtype=int)), int(np.prod(indices.shape[b:-1], dtype=int))
+        flat = x.reshape(count, *x.shape[b:])
+        rows = indices.reshape(count, points, indices.shape[-1]).astype(np.int64)
         picked = [flat[i][tuple(np.moveaxis(rows[i], -1, 0))] for i in range(len(flat))]
         tail = x.shape[b + indices.shape[-1] :]
         return np.asarray(picked, x.dtype).reshape(*indices.shape[:-1], *tail)

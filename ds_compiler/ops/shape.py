@@ -243,7 +243,7 @@ class DynamicSlice(_Movement):
             length = evaluate(size, sizes)
             first = min(max(int(start), 0), extent - length)
             window.append(slice(first, first + length))
-        return x[tuple(window)]
+        return np.asarray(x[(*window, ...)])
 
 
 @op("pad")

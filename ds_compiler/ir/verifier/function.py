@@ -119,10 +119,10 @@ class FunctionVerifier:
                     op,
                     help="attributes are numbers, strings, sizes, types, arrays and tuples of these",
                 )
-            if not isinstance(op, If):  # its `types` mention what the branches bind; the results have them
-                self.known(symbols_in(value), f"attribute '{name}'", op)
         if op.regions:
             self.nested(op)
+        for name, value in op.attributes.items():  # behind the regions: an if states types of sizes that they bind
+            self.known(symbols_in(value), f"attribute '{name}'", op)
         if isinstance(op, Bind):
             self.bind(op)
         for index, result in enumerate(op.results):
