@@ -75,7 +75,7 @@ def _input_type(value: ValueInfoProto, fixed: Mapping[str, int], used: set[str])
         raise CompileError(f"{what} has no declared rank")
     shape: list[Dim] = []
     for axis, dim in enumerate(tensor.shape.dim):
-        if dim.HasField("dim_value"):
+        if dim.HasField("dim_value") and dim.dim_value >= 0:  # exporters write -1 for unknown
             shape.append(int(dim.dim_value))
             continue
         name = dim.dim_param if dim.dim_param.strip("? ") else f"{value.name}_d{axis}"

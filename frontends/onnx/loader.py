@@ -184,7 +184,8 @@ def check_graph(graph: GraphProto, outer: set[str]) -> None:
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     shape = value.type.tensor_type.shape
-    return tuple(int(d.dim_value) for d in shape.dim if d.HasField("dim_value"))
+    known = (int(d.dim_value) for d in shape.dim if d.HasField("dim_value"))
+    return tuple(size for size in known if size >= 0)  # exporters write -1 for unknown
 
 
 def check_shape(shape: tuple[int, ...], what: str) -> None:

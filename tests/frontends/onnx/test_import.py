@@ -41,3 +41,9 @@ def test_matmul_add() -> None:
     assert module.main.arguments[0].hint == "x"
     assert module.main.result_names == ["y"]
     assert str(module.main.result_types[0]) == "tensor<batch x 2 x f32>"
+
+
+def test_input_size_below_zero_is_unknown() -> None:
+    model = parser.parse_model(HEADER + "g (float[1, 3] x) => (float[1, 3] y) { y = Neg(x) }")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    assert str(import_model(model).main.result_types[0]) == "tensor<x_d0 x 3 x f32>"
