@@ -154,6 +154,22 @@ def conv_transpose(b: Builder, x: Value) -> Value:
     return b.emit(Unary(b.emit(ConvTranspose(x, weight, (2, 2), (0, 0), (0, 0), (1, 1), 1, "nhwc")), "neg"))
 
 
+def to_one_channel(transposed: bool) -> Make:
+    """A head that ends in one channel, with an epilogue: 1 of the lanes of a tile is used."""
+    weight = real(6, 1, 2, 2) if transposed else real(1, 6, 1, 1)
+
+    def make(b: Builder, x: Value) -> Value:
+        w = b.emit(Constant(weight))
+        fields = {"strides": (2, 2) if transposed else (1, 1), "low": (0, 0), "high": (0, 0), "dilations": (1, 1)}
+        if transposed:
+            y = b.emit(ConvTranspose(x, w, **fields, groups=1, layout="nhwc"))
+        else:
+            y = b.emit(Conv(x, w, **fields, groups=1, layout="nhwc"))
+        return b.emit(Unary(b.emit(Binary(y, scalar(b, 0.25, y), "add")), "sigmoid"))
+
+    return make
+
+
 def pool(how: str, axes: tuple[int, ...]) -> Make:
     k = len(axes)
     return lambda b, x: b.emit(ReduceWindow(x, axes, (3,) * k, (2,) * k, (1,) * k, (1,) * k, (1,) * k, how))
@@ -188,6 +204,8 @@ CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
     "conv_depthwise": ([IMAGE, t(6)], conv_relu(6, 6, 6, (3, 3), 2), [IMAGE_VALUE, real(6)], 1),
     "conv1d": ([t(2, w, 6), t(20)], conv_relu(1, 6, 20, (5,), 2), [real(2, 33, 6), real(20)], 1),
     "conv_transpose": ([IMAGE], conv_transpose, [IMAGE_VALUE], 1),
+    "conv_to_one_channel": ([IMAGE], to_one_channel(False), [IMAGE_VALUE], 1),
+    "conv_transpose_to_one_channel": ([IMAGE], to_one_channel(True), [IMAGE_VALUE], 1),
     "max_pool": ([IMAGE], pool("max", (1, 2)), [IMAGE_VALUE], 1),
     "average_pool": ([IMAGE], pool("mean_valid", (1, 2)), [IMAGE_VALUE], 1),
     "average_pool_planes": ([PLANES], pool("mean_valid", (2, 3)), [PLANES_VALUE], 1),
