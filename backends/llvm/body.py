@@ -162,7 +162,7 @@ class Body:
         base = self.fb.gep(scalars.memory_type(dtype), pointer, at)
         self._bases[-1][key] = base, frozenset(a for a, _ in fixed)
 
-    def _address(self, buffer: int, index: Index) -> tuple[V, Dim, list[tuple[Node, Dim]]]:
+    def address(self, buffer: int, index: Index) -> tuple[V, Dim, list[tuple[Node, Dim]]]:
         """Pointer for lane 0's scalar part, coefficient of the vector axis, and lane-varying atoms."""
         fb = self.fb
         pointer, dtype = self.buffers[buffer]
@@ -287,7 +287,7 @@ class Body:
     def _load(self, buffer: int, index: Index, dtype: DType) -> V:
         fb = self.fb
         element = scalars.memory_type(dtype)
-        at, step, varying = self._address(buffer, index)
+        at, step, varying = self.address(buffer, index)
         scalar, mask = self._conditions()
         if self._guards:
             if scalar is not None:
@@ -380,7 +380,7 @@ class Body:
         _, dtype = self.buffers[step.buffer]
         element = scalars.memory_type(dtype)
         value = self.emit(step.value)
-        at, stride, varying = self._address(step.buffer, step.index)
+        at, stride, varying = self.address(step.buffer, step.index)
         if self.vector is None or (stride == 0 and not varying):
             if value.lanes:  # along an axis of one element: the other lanes do not exist
                 value = fb.extract(value, 0)

@@ -19,7 +19,8 @@ from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.top_k import emit_top_k
 from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.contraction import matmul_form
-from ds_compiler.backends.loops.ir import Kernel, Store, step_nodes, walk
+from ds_compiler.backends.loops.ir import Kernel, Reduction, Store, step_nodes, walk
+from ds_compiler.backends.loops.keep import keep_costly
 from ds_compiler.backends.loops.nests import lower_loops
 from ds_compiler.ir import Block, Value
 from ds_compiler.ir.dims import Expr, symbols_of
@@ -61,7 +62,7 @@ def emit_kernel(module: ModuleBuilder, name: str, fusion: Fusion, target: Target
 
 
 def _loop(frame: KernelFrame) -> KernelInfo:
-    kernel = collapse(lower_loops(frame.fusion))
+    kernel = keep_costly(collapse(lower_loops(frame.fusion)))
     body = frame.body()
     for nest in kernel.nests:
         with body.scope():
@@ -103,19 +104,22 @@ def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
     (nest,) = kernel.nests
     allowed: dict[int, tuple[int, ...]] = {}
     for position, step in enumerate(nest.steps):
-        if not isinstance(step, Store) or step.mode != "set":
+        store = step.keep if isinstance(step, Reduction) else step
+        if not isinstance(store, Store) or store.mode != "set":
             continue
         inputs: list[int] = []
         for number in range(kernel.inputs):
-            if kernel.buffers[number].dtype.itemsize != kernel.buffers[step.buffer].dtype.itemsize:
+            if kernel.buffers[number].dtype.itemsize != kernel.buffers[store.buffer].dtype.itemsize:
                 continue
             before = [n for s in nest.steps[: position + 1] for n in walk(step_nodes(s)) if n.op == "load"]
             after = [n for s in nest.steps[position + 1 :] for n in walk(step_nodes(s)) if n.op == "load"]
-            same = all(n.index == step.index for n in before if n.payload == number)
+            same = all(n.index == store.index for n in before if n.payload == number)
             if same and any(n.payload == number for n in before) and all(n.payload != number for n in after):
                 inputs.append(number)
-        if inputs:
-            allowed[step.buffer - kernel.inputs] = tuple(inputs)
+        result = store.buffer - kernel.inputs
+        first = result not in allowed  # a result kept by a reduction is stored twice: both must allow it
+        if not first or inputs:
+            allowed[result] = tuple(i for i in inputs if first or i in allowed[result])
     return allowed
 
 

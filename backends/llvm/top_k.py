@@ -14,7 +14,7 @@ from ds_compiler.backends.llvm import scalars
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
 from ds_compiler.backends.llvm.contraction import root_of
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo
-from ds_compiler.backends.llvm.loops import task_range
+from ds_compiler.backends.llvm.partition import task_range
 from ds_compiler.ir.dims import product
 from ds_compiler.ir.dtypes import DType
 from ds_compiler.ops import TopK

@@ -36,6 +36,8 @@ def indices_of(nest: Nest) -> list[Index]:
         own = step.position if isinstance(step, Reduction) else step.index
         if own is not None:
             found[own] = None
+        if isinstance(step, Reduction) and step.keep is not None:
+            found[step.keep.index] = None
         for node in walk(step_nodes(step)):
             if node.index is not None:
                 found[node.index] = None

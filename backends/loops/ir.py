@@ -184,7 +184,7 @@ class Reduction:
     """``r<number> = combine over the inner axes of value``; `how` as in `ds_compiler.ops.reduction`.
 
     `argument`: the result is the i64 position (`position`) of the extremum (``last`` of equal ones if set).
-    `count`: what a ``mean`` divides by, when it is not the product of the inner extents.
+    `keep`: a store to make at each inner point while the reduction runs over it (see `keep`).
     """
 
     number: int
@@ -193,6 +193,7 @@ class Reduction:
     argument: bool = False
     position: Index | None = None
     last: bool = False
+    keep: Store | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +278,8 @@ def step_nodes(step: Step) -> list[Node]:
     """The values a step evaluates, index atoms included."""
     roots = [step.value]
     index = step.position if isinstance(step, Reduction) else step.index
-    if index is not None:
-        roots += [a for a, _ in index.terms if isinstance(a, Node)]
-    return roots
+    indices = [index] if index is not None else []
+    if isinstance(step, Reduction) and step.keep is not None:
+        roots.append(step.keep.value)
+        indices.append(step.keep.index)
+    return roots + [a for i in indices for a, _ in i.terms if isinstance(a, Node)]
