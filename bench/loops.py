@@ -194,11 +194,8 @@ def ours(case: Case) -> Executable:
 
 
 def theirs(case: Case) -> onnxruntime.InferenceSession:
-    element = {"f32": TensorProto.FLOAT, "f64": TensorProto.DOUBLE, "f16": TensorProto.FLOAT16, "u8": TensorProto.UINT8}
-    kind = element[case.dtype]
-    nodes = [
-        helper.make_node(op, list(inputs), [output], **attributes) for op, inputs, output, attributes in case.nodes
-    ]
+    kind = helper.np_dtype_to_tensor_dtype(dtypes.dtype(case.dtype).numpy)
+    nodes = [helper.make_node(op, list(inputs), [out], **attributes) for op, inputs, out, attributes in case.nodes]
     graph = helper.make_graph(
         nodes, "case",
         [helper.make_tensor_value_info(f"x{i}", kind, s) for i, s in enumerate(case.shapes)],
