@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ds_compiler.backends.loops.ir import Graph, Index, Kernel, Nest, Running, Store
 from ds_compiler.backends.loops.lower import Lowering
+from ds_compiler.backends.loops.placement import place
 from ds_compiler.backends.loops.points import Point, linear, strides_of
 from ds_compiler.ir.core import Block, OpResult, Value
 from ds_compiler.ir.dims import Dim
@@ -79,17 +80,15 @@ def _lower_outputs(lowering: Lowering, block: Block, outputs: list[Value], first
     lowering.begin([a for i in kept_point if (a := i.axis)], [])
     # Asking for the reduction first fixes which axes are inner.
     lowering.element(reduction.results[0], kept_point)
-    kept = [d for d in reduction.results[0].type.shape if d != 1]
-    full = lowering.visited[reduction.operand]
+    known = {**lowering.visited, reduction.results[0]: kept_point}
     pending: list[tuple[int, Value, Point, bool]] = []
     for number, output in enumerate(outputs):
-        point_ = _match_point(output.type.shape, reduction, kept_point, full)
-        if point_ is None:
+        at = place(output, known)
+        if at is None:
             raise CompileError(
-                f"result {output.type} does not follow the kernel's axes {kept}", location=reduction.location
+                f"result {output.type} does not follow the axes of the kernel's reduction", location=reduction.location
             )
-        at, inner = point_
-        pending.append((number, output, at, inner))
+        pending.append((number, output, at, any(i.axis in lowering.inner for i in at if i.axis)))
     for number, output, at, inner in pending:
         lowering.store(output, at, first + number, Index(), inner=inner)
     # Reductions come before the stores that need them by construction; a store never feeds a reduction.
@@ -98,22 +97,6 @@ def _lower_outputs(lowering: Lowering, block: Block, outputs: list[Value], first
 
 def _first_reduction(block: Block) -> Reduce | ArgReduce | None:
     return next((op for op in block if isinstance(op, Reduce | ArgReduce)), None)
-
-
-def _match_point(
-    shape: tuple[Dim, ...],
-    op: Reduce | ArgReduce,
-    kept: Point,
-    full: Point,
-) -> tuple[Point, bool] | None:
-    """Where an output of `shape` stands: at the kept point, or at the full one (True); dimensions of size 1 may come
-    and go."""
-    for source, point in ((op.operand.type.shape, full), (op.results[0].type.shape, kept)):
-        if [d for d in shape if d != 1] == [d for d in source if d != 1]:
-            left = iter([i for i, d in zip(point, source, strict=True) if d != 1])
-            at = tuple(Index() if d == 1 else next(left) for d in shape)
-            return at, point is full and any(i.axis for i in at)
-    return None
 
 
 def _lower_scatter(lowering: Lowering, op: ScatterND | ScatterElements, kernel: Kernel, out: int) -> None:

@@ -101,6 +101,15 @@ def softmax_of_image(b: Builder, x: Value) -> Value:
     return b.emit(Binary(e, total(e, "sum"), "div"))
 
 
+def normalised_columns(b: Builder, x: Value) -> Value:
+    """Each row of the operand over its root mean square, stored as a column."""
+    swap = (0, 2, 1)
+    shape = x.type.shape[0], x.type.shape[2], x.type.shape[1]
+    mean = b.emit(Reduce(b.emit(Binary(x, x, "mul")), (2,), "mean"))
+    root = b.emit(Broadcast(b.emit(Unary(mean, "sqrt")), shape, (0, 2)))
+    return b.emit(Binary(b.emit(Transpose(x, swap)), root, "div"))
+
+
 def layer_norm(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
     shape, last = x.type.shape, (x.type.rank - 1,)
     kept = tuple(range(x.type.rank - 1))
@@ -187,6 +196,8 @@ CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
     "softmax_with_unit_axes": ([t(1, 37)], softmax_of_image, [real(1, 37)], 1),
     "softmax_symbolic": ([t(3, n)], softmax, [real(3, 133)], 1),
     "softmax_f64": ([t(n, 37, dtype=f64)], softmax, [real(5, 37).astype(np.float64)], 1),
+    "normalised_columns": ([t(2, n, 48)], normalised_columns, [real(2, 7, 48)], 1),
+    "normalised_columns_of_squares": ([t(2, 7, 7)], normalised_columns, [real(2, 7, 7)], 1),
     "layer_norm": ([t(2, n, 48), t(48), t(48)], layer_norm, [real(2, 7, 48), real(48), real(48)], 1),
     "add_norm": ([t(2, n, 48), t(2, n, 48), t(48), t(48)], add_norm, [real(2, 7, 48)] * 2 + [real(48)] * 2, 1),
     "linear_relu": ([t(2, n, 24), t(33)], linear, [real(2, 11, 24), real(33)], 1),
