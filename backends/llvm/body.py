@@ -15,7 +15,7 @@ from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of, cons
 from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.backends.loops.ir import Axis, Condition, Index, Node, Store
 from ds_compiler.ir.dims import Dim
-from ds_compiler.ir.dtypes import DType, i64
+from ds_compiler.ir.dtypes import DType
 from ds_compiler.ops.elementwise import BINARY, COMPARE, PREDICATE
 
 _ZEROS = 64  # bytes of zeros that a guarded-out vector load reads
@@ -248,9 +248,9 @@ class Body:
                 return scalars.cast(fb, operands[0], source, node.dtype)
             case "select":
                 return fb.select(*operands)
-        if node.op in BINARY:
-            if node.dtype == i64 and node.op in ("div", "mod") and node.operands[1].op == "size":
+            case "index_div" | "index_mod":
                 return self._index_division(node, operands)
+        if node.op in BINARY:
             return scalars.binary(fb, node.op, operands[0], operands[1], node.dtype)
         if node.op in COMPARE:
             return scalars.compare(fb, node.op, operands[0], operands[1], source)
@@ -266,8 +266,8 @@ class Body:
         if not (isinstance(dim, int) and dim > 0):
             b = fb.intrinsic("smax", b, constant(b.type, 1))
         if a.lanes:
-            return fb.binary("udiv" if node.op == "div" else "urem", a, b)
-        return fb.sdiv(a, b) if node.op == "div" else fb.srem(a, b)
+            return fb.binary("udiv" if node.op == "index_div" else "urem", a, b)
+        return fb.sdiv(a, b) if node.op == "index_div" else fb.srem(a, b)
 
     # -- memory --------------------------------------------------------------------------------
     def _conditions(self) -> tuple[V | None, V | None]:

@@ -108,8 +108,8 @@ def _split(graph: Graph, whole: Axis, group: list[Axis]) -> dict[Axis, Index]:
             out[axis] = Index(((rest, 1),))
             break
         step = graph.size(product(tuple(a.extent for a in group[position + 1 :])))
-        out[axis] = Index(((graph.node("div", (rest, step), i64), 1),))
-        rest = graph.node("mod", (rest, step), i64)
+        out[axis] = Index(((graph.node("index_div", (rest, step), i64), 1),))
+        rest = graph.node("index_mod", (rest, step), i64)
     return out
 
 

@@ -92,8 +92,8 @@ def delinearize(graph: Graph, flat: Index, dims: Sequence[Dim]) -> list[Index]:
             out.append(Index())
             continue
         step = graph.size(product(tuple(dims[position + 1 :])))
-        out.append(Index(((graph.node("div", (rest, step), i64), 1),)))
-        rest = graph.node("mod", (rest, step), i64)
+        out.append(Index(((graph.node("index_div", (rest, step), i64), 1),)))
+        rest = graph.node("index_mod", (rest, step), i64)
     return out
 
 

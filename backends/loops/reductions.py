@@ -119,7 +119,7 @@ def _group(lowering: Lowering, op: Conv | ConvTranspose, channel: Index, size: D
         return channel, Index()
     g = lowering.graph
     flat, divisor = g.index(channel), g.size(size)
-    quotient, rest = (g.node(kind, (flat, divisor), i64) for kind in ("div", "mod"))
+    quotient, rest = (g.node(kind, (flat, divisor), i64) for kind in ("index_div", "index_mod"))
     return Index(((quotient, 1),)), Index(((rest, 1),))
 
 
@@ -163,7 +163,7 @@ def _transposed_convolution(lowering: Lowering, op: ConvTranspose, point: Point)
             source[axis] = moved + shift * -1
         else:
             flat, divisor = g.index(moved), g.size(stride)
-            quotient, rest = (g.node(kind, (flat, divisor), i64) for kind in ("div", "mod"))
+            quotient, rest = (g.node(kind, (flat, divisor), i64) for kind in ("index_div", "index_mod"))
             source[axis] = Index(((quotient, 1),)) + shift * -1
             conditions.append((Index(((rest, 1),)), 1))
         conditions.append((source[axis], x.shape[axis]))
