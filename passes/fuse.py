@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from ds_compiler.ir import Block, Builder, Module, Operation, Region, Value
 from ds_compiler.ir.dims import Dim
+from ds_compiler.ir.errors import CompileError
 from ds_compiler.ir.location import Location
 from ds_compiler.ops import (
     ArgReduce,
@@ -266,18 +267,22 @@ class _Grouper:
     def _schedule(self) -> list[_Group | Operation]:
         """Groups and single operations, each after what it reads, else in the order of their last operation."""
         units: list[_Group | Operation] = []
+        begun: set[int] = set()
         placed: set[int] = set()
 
         def place(op: Operation) -> None:
             unit: _Group | Operation = self.group_of.get(op, op)
             if id(unit) in placed:
                 return
-            placed.add(id(unit))
+            if id(unit) in begun:
+                raise CompileError("fuse: two kernels would each need the other's result", location=op.location)
+            begun.add(id(unit))
             own: Sequence[Operation] = list(unit.members) + list(unit.copies) if isinstance(unit, _Group) else [op]
             for member in own:
                 for source in sorted(self._direct_sources(member), key=self.where):
                     if source not in own:
                         place(source)
+            placed.add(id(unit))
             units.append(unit)
 
         for op in self.ops:
@@ -570,7 +575,7 @@ class _LoopGrowth:
     def _would_cycle(self, op: Operation) -> bool:
         """Whether the group, once `op` is in it, would need something computed from one of its results."""
         members = [*self.group.members, op]
-        for member in members:
+        for member in (*members, *self.group.copies):
             for operand in member.operands:
                 source = operand.defining_op
                 if source is None or source in self.group or source is op:

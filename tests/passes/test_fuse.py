@@ -1,0 +1,22 @@
+"""What becomes one kernel, and what must not."""
+
+from __future__ import annotations
+
+from ds_compiler.ir import Builder, Value
+from ds_compiler.ops import Binary, Broadcast, Reduce, Unary
+from tests.passes.helpers import check, module_of
+
+
+def test_kernels_do_not_need_each_other() -> None:
+    """The centred rows are stored beside the result only if the deviation, which is a result too, does not follow
+    from them: the kernel reads it through a broadcast of its own."""
+
+    def body(b: Builder, x: Value) -> list[Value]:
+        mean = b.emit(Reduce(x, (1,), "mean"))
+        centred = b.emit(Binary(x, b.emit(Broadcast(mean, x.type.shape, (0,))), "sub"))
+        square = b.emit(Reduce(b.emit(Binary(centred, centred, "mul")), (1,), "mean"))
+        inverse = b.emit(Unary(square, "rsqrt"))
+        result = b.emit(Binary(centred, b.emit(Broadcast(inverse, x.type.shape, (0,))), "mul"))
+        return [result, mean, inverse]
+
+    check(module_of(body, "3 8"), "fuse", rtol=1e-6)
