@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ds_compiler.backends.loops.ir import Graph, Index
-from ds_compiler.ir.dims import Dim, Expr, product
+from ds_compiler.ir.dims import Dim, Expr, mod, product
 from ds_compiler.ir.dtypes import i64
 from ds_compiler.ir.types import TensorType
 from ds_compiler.ops import Broadcast
@@ -127,9 +127,12 @@ def _match_groups(source: Sequence[Dim], result: Sequence[Dim]) -> list[tuple[li
 
 
 def _smaller(a: Dim, b: Dim) -> bool:
-    """Whether to extend `a` rather than `b`: by value when both are known, else by number of symbols."""
+    """Whether to extend `a` rather than `b`: by value when both are known, the one that divides the other, else by
+    number of symbols."""
     if isinstance(a, int) and isinstance(b, int):
         return a < b
     if isinstance(a, int) or isinstance(b, int):
         return isinstance(a, int)
+    if mod(b, a) == 0 or mod(a, b) == 0:
+        return mod(b, a) == 0
     return len(str(a)) < len(str(b))
