@@ -121,6 +121,19 @@ def layer_norm(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
     return b.emit(Binary(y, b.emit(Broadcast(bias, shape, last)), "add"))
 
 
+def layer_norm_first(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
+    """Over the last axis, the result channels-first: the mean is taken of x, the rest of its transpose."""
+    moved = b.emit(Transpose(x, (0, 2, 1)))
+    shape = moved.type.shape
+    mean = b.emit(Broadcast(b.emit(Reduce(x, (2,), "mean")), shape, (0, 2)))
+    centred = b.emit(Binary(moved, mean, "sub"))
+    variance = b.emit(Reduce(b.emit(Binary(centred, centred, "mul")), (1,), "mean"))
+    factor = b.emit(Unary(b.emit(Binary(variance, scalar(b, 1e-5, variance), "add")), "rsqrt"))
+    y = b.emit(Binary(centred, b.emit(Broadcast(factor, shape, (0, 2))), "mul"))
+    y = b.emit(Binary(y, b.emit(Broadcast(scale, shape, (1,))), "mul"))
+    return b.emit(Binary(y, b.emit(Broadcast(bias, shape, (1,))), "add"))
+
+
 def add_norm(b: Builder, x: Value, y: Value, scale: Value, bias: Value) -> list[Value]:
     total = b.emit(Binary(x, y, "add"))
     return [layer_norm(b, total, scale, bias), total]
@@ -200,6 +213,12 @@ CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
     "normalised_columns_of_squares": ([t(2, 7, 7)], normalised_columns, [real(2, 7, 7)], 1),
     "layer_norm": ([t(2, n, 48), t(48), t(48)], layer_norm, [real(2, 7, 48), real(48), real(48)], 1),
     "add_norm": ([t(2, n, 48), t(2, n, 48), t(48), t(48)], add_norm, [real(2, 7, 48)] * 2 + [real(48)] * 2, 1),
+    "layer_norm_of_transposed": (
+        [t(2, n, 12), t(12), t(12)],
+        lambda b, x, s, c: layer_norm_first(b, x, s, c),
+        [real(2, 12, 12), real(12), real(12)],  # square: the sizes do not tell the axes apart
+        1,
+    ),
     "linear_relu": ([t(2, n, 24), t(33)], linear, [real(2, 11, 24), real(33)], 1),
     "product_over_axes_apart": (
         [t(4, n, 6), t(4, 7, 6)],
