@@ -172,8 +172,8 @@ def _published() -> list[ModelSpec]:
             make_inputs=_pages,
             dims=_sizes((1, 48, 192), (2, 48, 192), (3, 48, 192), (6, 48, 192), (1, 64, 100)),
             small=True,
-            note="Takes 33 rows or more: below, the last pool's window exceeds its input, which leaves no rows by ONNX's "
-            "formula (onnxruntime rounds a negative quotient up).",
+            note="Takes 33 rows or more: below, the last pool's window exceeds its input, which leaves no rows "
+            "by ONNX's formula (onnxruntime rounds a negative quotient up).",
         ),
         spec("magika", make_inputs=_magika, dims=_batches(1, 2, 3, 8, 16), small=True),
         spec("vit_s_focus", make_inputs=partial(_pictures, name="input_image"), dims=_batches(1, 2, 3, 4, 5)),
