@@ -21,6 +21,7 @@ from ds_compiler.source import Source, Uncacheable
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from ds_compiler.build import Built
     from ds_compiler.ir import Module
 
 _NOTES = "sources"
@@ -112,20 +113,19 @@ def _obtain(
     source: Source, store: Cache, key: str | None, target: str, passes: str, verify: bool
 ) -> tuple[Contents, dict[str, Any], bool]:
     """The program, how it was made, and whether the cache had it."""
-    built: list[tuple[Contents, dict[str, Any]]] = []
+    built: list[Built] = []
 
     def build() -> dict[str, Content]:
         from ds_compiler import build as building
 
         built.append(building.build(source, target, passes, verify))
-        return cached.files(*built[0])
+        return cached.files(built[0].write, built[0].account)
 
     if key is not None:
         entry = store.get_or_build(key, build)
-        if entry is not None:
-            read = cached.read(entry)
-            if read is not None:
-                return *read, not built
+        found = cached.read(entry) if entry is not None else None
+        if found is not None:
+            return *found, not built
     if not built:
         build()
-    return *built[0], False
+    return built[0].contents(), built[0].account, False

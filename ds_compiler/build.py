@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from ds_compiler import passes as rooms
 from ds_compiler.backends.llvm.compile import Compiled, compile_module
@@ -11,6 +12,7 @@ from ds_compiler.backends.llvm.parallel import pool_object
 from ds_compiler.backends.llvm.target import Target, parse_target
 from ds_compiler.ir import CompileError, Module
 from ds_compiler.passes.buffers import Where
+from ds_compiler.runtime import artifact
 from ds_compiler.runtime.artifact import Contents
 from ds_compiler.source import Source
 
@@ -41,8 +43,26 @@ def pipeline(passes: str) -> list[rooms.manager.Invocation]:
     return invocations
 
 
-def build(source: Source, target_name: str, passes: str, verify: bool) -> tuple[Contents, dict[str, Any]]:
-    """Compile; the program, and the account of it.
+@dataclass(frozen=True)
+class Built:
+    """A compiled program, and the account of how it was made."""
+
+    compiled: Compiled
+    account: dict[str, Any]
+
+    def contents(self) -> Contents:
+        """What an artifact of the program would hold."""
+        compiled = self.compiled
+        return Contents(compiled.manifest, compiled.program, pool_object(), compiled.constants)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the artifact; the constants go there from where they are, without a block of them in memory."""
+        compiled = self.compiled
+        artifact.write(file, compiled.program, compiled.manifest, compiled.pool.pieces(), pool_object())
+
+
+def build(source: Source, target_name: str, passes: str, verify: bool) -> Built:
+    """Compile.
 
     Raises:
         CompileError: the model is malformed or holds what is not supported, or an option is wrong.
@@ -73,7 +93,7 @@ def build(source: Source, target_name: str, passes: str, verify: bool) -> tuple[
         "rewrites": dict(remarks.counts.most_common()),
         "remarks": [str(entry) for entry in remarks.missed[:MOST_REMARKS]],
     }
-    return Contents(compiled.manifest, compiled.program, pool_object(), compiled.constants), account
+    return Built(compiled, account)
 
 
 def text(source: Source, passes: str, after: str | None) -> str:

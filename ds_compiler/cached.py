@@ -6,9 +6,9 @@ import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from ds_compiler.runtime import artifact
 from ds_compiler.runtime.artifact import Contents
@@ -76,13 +76,9 @@ def _version(library: str) -> str:
     return metadata.version(library)
 
 
-def files(contents: Contents, account: Mapping[str, Any]) -> dict[str, Content]:
-    """The files of an entry: the artifact, and what `CompiledModel.report` tells of how it was made."""
-    program, pool = contents.program, contents.pool
-    return {
-        _PROGRAM: lambda file: artifact.write(file, program, contents.manifest, contents.constants, pool),
-        _ACCOUNT: json.dumps(account).encode(),
-    }
+def files(write: Callable[[BinaryIO], None], account: Mapping[str, Any]) -> dict[str, Content]:
+    """The files of an entry: the artifact that `write` writes, and what `CompiledModel.report` tells of its making."""
+    return {_PROGRAM: write, _ACCOUNT: json.dumps(account).encode()}
 
 
 def read(entry: Entry) -> tuple[Contents, dict[str, Any]] | None:

@@ -16,6 +16,7 @@ import mmap
 import os
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -56,16 +57,18 @@ def save(path: str | os.PathLike[str], program: bytes, manifest: Manifest, const
     """
     block = constant_block(manifest, constants)
     with replacing(Path(path)) as file:
-        write(file, program, manifest, block, pool)
+        write(file, program, manifest, [block.view()[: manifest.constant_block_bytes()]], pool)
 
 
-def write(file: BinaryIO, program: bytes, manifest: Manifest, block: ConstantBlock, pool: bytes) -> None:
-    """Write an artifact into an open, empty file."""
+def write(
+    file: BinaryIO, program: bytes, manifest: Manifest, constants: Sequence[bytes | memoryview], pool: bytes
+) -> None:
+    """Write an artifact into an open, empty file; `constants` are the bytes of the constant block, in pieces."""
     parts: dict[str, tuple[bytes | memoryview, ...]] = {
         _MANIFEST: (manifest.to_json().encode(),),
         _PROGRAM: (program,),
         _POOL: (pool,),
-        _WEIGHTS: (weights_header(manifest), block.view()[: manifest.constant_block_bytes()]),
+        _WEIGHTS: (weights_header(manifest), *constants),
     }
     sums = {name: checksum(*data) for name, data in parts.items()}
     parts[_CHECKSUMS] = (json.dumps(sums, indent=1).encode(),)

@@ -6,6 +6,7 @@ compile  the same, through LLVM to one relocatable object
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import MutableMapping
@@ -58,11 +59,16 @@ class Compiled:
 
     program: bytes
     manifest: Manifest
-    constants: ConstantBlock
+    pool: ConstantPool
     plan: MemoryPlan
     kernels: int
     barriers: int
     seconds: MutableMapping[str, float] = field(default_factory=dict)
+
+    @functools.cached_property
+    def constants(self) -> ConstantBlock:
+        """The constant block in memory; what only writes files takes `ConstantPool.pieces` instead."""
+        return self.pool.block()
 
 
 def emit(
@@ -119,9 +125,7 @@ def compile_module(module: Module, target: Target, *, name: str = "", version: s
     emitted = emit(module, target, name=name, version=version, seconds=seconds)
     with _phase(seconds, "generate code"):
         code = generate(emitted.text, target)
-    with _phase(seconds, "store constants"):
-        block = emitted.constants.block()
-    return Compiled(code, emitted.manifest, block, emitted.plan, emitted.kernels, emitted.barriers, seconds)
+    return Compiled(code, emitted.manifest, emitted.constants, emitted.plan, emitted.kernels, emitted.barriers, seconds)
 
 
 def generate(text: str, target: Target) -> bytes:

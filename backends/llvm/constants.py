@@ -99,6 +99,16 @@ class ConstantPool:
         self._canonical.clear()
         return block
 
+    def pieces(self) -> list[memoryview]:
+        """The block's bytes in order, gaps included, not copied: to write a file from. Not after `block`."""
+        pieces: list[memoryview] = []
+        position = 0
+        for entry in self._entries:
+            if entry.data.nbytes:
+                pieces += [memoryview(bytes(entry.offset - position)), _bytes(entry.data).data]
+                position = entry.offset + entry.data.nbytes
+        return pieces
+
     def describe(self) -> tuple[manifest.Constant, ...]:
         """The manifest's list."""
         return tuple(manifest.Constant(e.name, e.dtype.name, e.shape, e.offset) for e in self._entries)

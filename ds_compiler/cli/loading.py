@@ -71,13 +71,14 @@ def refuse_nan_weights(path: Path) -> None:
     if is_artifact(path) or path.suffix == ".dsir":
         return
     import numpy as np
-    import onnx
-    from onnx import numpy_helper
 
-    for tensor in onnx.load(path).graph.initializer:
-        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
+    from ds_compiler.frontends.onnx import loader
+
+    model = loader.load_model(path)
+    for tensor in model.proto.graph.initializer:
+        if tensor.data_type not in (tensor.FLOAT, tensor.DOUBLE, tensor.FLOAT16):
             continue
-        array = numpy_helper.to_array(tensor)
+        array = loader.read_initializer(tensor, model)
         if array.size and np.isnan(array.min()):  # min needs no array of bools
             count = int(np.isnan(array).sum())
             raise InputProblem(
