@@ -30,6 +30,7 @@ _TOKEN = re.compile(
 _KEYWORDS = frozenset(
     {"func", "meta", "return", "yield", "true", "false", "none", "nan", "inf", "dim", "array", "splat"}
 )
+_OPENS = re.compile(r"\(%| \{")
 _NUMBERED = re.compile(r"%\d+\b")
 
 
@@ -122,7 +123,8 @@ def markup(line: str) -> str:
         position = token.end()
         kind, text = token.lastgroup or "", token.group()
         if kind == "word":
-            kind = "keyword" if text in _KEYWORDS or named else "mnemonic"
+            opens = _OPENS.match(line, position)
+            kind = "keyword" if text in _KEYWORDS or (named and opens) else "size" if named else "mnemonic"
             named = True
         elif kind == "value" and (not named or line.startswith(": ", position)):
             kind = "value d"

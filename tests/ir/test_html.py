@@ -95,8 +95,8 @@ def test_markup_changes_no_text(line: str) -> None:
     ("line", "spans"),
     [
         (
-            "  %y = max %x, %0 : tensor<n x 4 x f32>  // r/3 (Relu)",
-            ["value d %y", "mnemonic max", "value %x", "value %0", "type tensor<n x 4 x f32>", "location // r/3 (Relu)"],
+            "  %y = max %x, %0 : tensor<n x 4 x f32>  // r/3",
+            ["value d %y", "mnemonic max", "value %x", "value %0", "type tensor<n x 4 x f32>", "location // r/3"],
         ),
         (
             '  %5, %6 = f %3 s="a=%b" k=[1, -2.5] body(%a: tensor<f32>) {',
