@@ -91,14 +91,20 @@ class Carry(Enum):
     POINTER = "pointer"  #: it lies in memory that stays as it is until the loop ends: only the pointer moves
     WRITTEN = "written"  #: its kernel writes straight into the half that is read next
     COPY = "copy"  #: copied into that half
+    RESIZED = "resized"  #: copied into memory that is allocated for it, since an iteration changes its size
 
 
 @dataclass(frozen=True)
 class Carried:
-    """One carried value of a loop, and its double buffer if it has one."""
+    """One carried value of a loop, and its double buffer if it has one.
+
+    Attributes:
+        resized: for `Carry.RESIZED`, the memory in use and the memory that is being filled.
+    """
 
     how: Carry
     buffer: Buffer | None = None
+    resized: tuple[Buffer, Buffer] | None = None
 
 
 @dataclass(frozen=True)
@@ -323,6 +329,11 @@ class _Assigner:
                 after.append((carry.buffer, Half.CURRENT))
                 for block in regions:
                     self.buffers._sources[block.arguments[index]].append((carry.buffer, Half.CURRENT))
+            if carry.resized is not None:
+                places: list[Value | Place] = [(buffer, Half.ANY) for buffer in carry.resized]
+                after += places
+                for block in regions:
+                    self.buffers._sources[block.arguments[index]] += places
             self.buffers._sources[op.results[index]] = after
         for stack, result in zip(stacked, op.results[count:], strict=False):
             self._place(result, stack.buffer)
@@ -332,8 +343,7 @@ class _Assigner:
     def _stack(self, op: Scan, value: Value, result: Value, outer: Loops) -> Stacked:
         whole = self._new(Where.ARENA, result.type.bytes)
         whole.loops = outer
-        inside = {o.symbol for o in kernel_blocks(op.body.block) if isinstance(o, Bind)}
-        if symbols_of(whole.size) & inside:
+        if symbols_of(whole.size) & _bound_in(op):
             raise CompileError(
                 f"scan: the size of the stacked {value.type} depends on data of the iteration", location=op.location
             )
@@ -351,6 +361,10 @@ class _Assigner:
             return Carried(Carry.KEEP)
         if self._stays(op, value):
             return Carried(Carry.POINTER)
+        if symbols_of(value.type.bytes) & _bound_in(op):
+            first, second = (self._new(Where.HEAP, value.type.bytes) for _ in range(2))
+            first.loops = second.loops = outer
+            return Carried(Carry.RESIZED, resized=(first, second))
         buffer = self.buffers.sole(value)
         if buffer is not None and buffer.loops == self._loops and buffer.size == op.inits[index].type.bytes:
             buffer.alternating, buffer.loop, buffer.claimed, buffer.loops = True, op, True, outer
@@ -393,6 +407,11 @@ class _Assigner:
             else:
                 buffer.where, buffer.index, buffer.claimed = Where.OUTPUT, index, True
                 self.buffers.outputs.append(Output.DIRECT)
+
+
+def _bound_in(op: While | Scan) -> set[str]:
+    """Symbols that an iteration binds."""
+    return {o.symbol for o in kernel_blocks(op.body.block) if isinstance(o, Bind)}
 
 
 class _Lifetimes:

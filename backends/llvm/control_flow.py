@@ -14,6 +14,7 @@ from ds_compiler.ir import Block, Operation, Value
 from ds_compiler.ops import If, Scan, While
 from ds_compiler.passes.buffers import Carried, Carry
 from ds_compiler.passes.memory_plan import half_size
+from ds_compiler.runtime.abi import Status
 
 if TYPE_CHECKING:
     from ds_compiler.backends.llvm.program import Emitter, Variable
@@ -123,7 +124,9 @@ def _advance(emitter: Emitter, op: While | Scan, current: Sequence[Variable | No
         if not stacked.direct:
             target = emitter.slice(emitter.address(stacked.buffer), value.type.bytes, op)
             emitter.copy(target, emitter.pointer(value), value.type.bytes)
-    following = [_next_pointer(emitter, c, v) for c, v in zip(carried, yielded.operands)]
+    resized = _resize(emitter, op)
+    pairs = enumerate(zip(carried, yielded.operands))
+    following = [resized.get(i) or _next_pointer(emitter, c, v) for i, (c, v) in pairs]
     for variable, pointer in zip(current, following, strict=True):
         if variable is not None:
             fb.store(pointer, variable.address)
@@ -133,6 +136,35 @@ def _advance(emitter: Emitter, op: While | Scan, current: Sequence[Variable | No
             written = fb.load("ptr", halves.following)
             at_first = fb.icmp("eq", written, halves.first)
             fb.store(fb.select(at_first, halves.second, halves.first), halves.following)
+
+
+def _resize(emitter: Emitter, op: While | Scan) -> dict[int, V]:
+    """Copy carried values whose sizes the iteration has changed into memory of the new sizes; pointers to it.
+
+    All copies are made before any memory is freed, for a value may lie in what another one had.
+    """
+    fb, values = emitter.fb, op.body.block.terminator.operands
+    pairs = {i: c.resized for i, c in enumerate(emitter.buffers.carried[op]) if c.resized is not None}
+    if not pairs:
+        return {}
+    emitter.barrier()
+    with fb.if_(emitter.first_task, "resize"):
+        for index, (_, fresh) in pairs.items():
+            size = emit_size(fb, values[index].type.bytes, emitter.symbols)
+            fb.store(emitter.call_alloc(size), emitter.heap_slot(fresh))
+    emitter.barrier()
+    pointers = {index: fb.load("ptr", emitter.heap_slot(fresh)) for index, (_, fresh) in pairs.items()}
+    for index, pointer in pointers.items():
+        message = f"{op.location or op.mnemonic}: out of memory"
+        emitter.fail_unless(fb.icmp("ne", pointer, V("ptr", "null")), Status.MEMORY, message)
+        emitter.copy(pointer, emitter.pointer(values[index]), values[index].type.bytes)
+    emitter.barrier()
+    with fb.if_(emitter.first_task, "release"):
+        for index, (used, fresh) in pairs.items():
+            emitter.call_free(fb.load("ptr", emitter.heap_slot(used)))
+            fb.store(pointers[index], emitter.heap_slot(used))
+            fb.store(V("ptr", "null"), emitter.heap_slot(fresh))
+    return pointers
 
 
 def _next_pointer(emitter: Emitter, carry: Carried, value: Value) -> V:

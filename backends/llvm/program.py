@@ -246,6 +246,8 @@ class Emitter:
                 target = fb.load("ptr", slot)
                 self.fail_unless(fb.icmp("ne", target, V("ptr", "null")), Status.MEMORY, "out of memory")
                 self.copy(target, self.pointer(value), value.type.bytes)
+        if self.plan.slots and {Output.COPY, Output.ALLOCATED_COPY} & set(self.buffers.outputs):
+            self.barrier()  # task 0 frees at the exit what others may still copy from
 
     # -- memory -------------------------------------------------------------------------------
     def pointer(self, value: Value) -> V:
@@ -335,6 +337,10 @@ class Emitter:
 
     def call_free(self, pointer: V) -> None:
         self.fb.void(f"call void {self.free.ref}({pointer})")
+
+    def heap_slot(self, buffer: Buffer) -> V:
+        """Where the pointer to memory that the program allocates is kept."""
+        return self._slot(self.plan.slots[buffer])
 
     def _slot(self, offset: int) -> V:
         return self.fb.gep("i8", self.arena, self.fb.i64(offset))

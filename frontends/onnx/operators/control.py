@@ -17,7 +17,7 @@ from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Block, Dim, Region, TensorType, Value, symbol
 from ds_compiler.ir.dims import symbols_of
 from ds_compiler.ir.dtypes import bool_, i64
-from ds_compiler.ops import Binary, Bind, Cast, Compare, If, Iota, Reshape, Scan, Size, Unary, While, Yield
+from ds_compiler.ops import Binary, Bind, Cast, Compare, If, Iota, Reshape, Scan, Size, Slice, Unary, While, Yield
 
 _UNROLLED = 32
 """Most iterations of a loop that are written one after the other, when sizes change from one to the next."""
@@ -159,7 +159,8 @@ class _Body:
     def following(self, values: Sequence[Value]) -> list[Value]:
         """An iteration's values under the types that the loop carries, after the sizes that changed are bound.
 
-        A new size gets a symbol of its own first: the carried one means the old size until everything is computed.
+        A new size gets a symbol of its own first, under which a slice copies the value: no rewrite then joins what is
+        computed with the old size and the view that states the new one by the same symbol.
         """
         e = self.e
         moved = list(values)
@@ -170,7 +171,9 @@ class _Body:
         for index, value in enumerate(values):
             new = {axis: symbol(names[name]) for name, (i, axis) in self.changing.items() if i == index}
             if new:
-                moved[index] = e.reshape(value, [new.get(a, d) for a, d in enumerate(value.type.shape)])
+                sizes = tuple(new.get(a, d) for a, d in enumerate(value.type.shape))
+                zeros, ones = (0,) * len(sizes), (1,) * len(sizes)
+                moved[index] = e.insert(Slice(value, zeros, sizes, ones))[0]
         for name, new_name in names.items():
             e.insert(Bind(e.insert(Size(symbol(new_name)))[0], name))
         return [e.reshape(v, t.shape) for v, t in zip(moved, self.types, strict=True)]

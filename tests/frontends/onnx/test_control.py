@@ -13,6 +13,7 @@ from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError, Module
 from ds_compiler.ir.verifier import verify
 from ds_compiler.reference import interpret
+from ds_compiler.runtime import InputError
 from tests.frontends.onnx.native import executables
 from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
 
@@ -196,6 +197,65 @@ def test_endless_loop_is_an_error() -> None:
         import_model(parser.parse_model(HEADER + text))
 
 
+GROWING = """g (COUNT float[n] x) => (float[k] y) <int64 one = {1}, int64[1] two = {2} INIT> {
+  y = Loop(m, , x) <body = b (int64 i, bool ci, float[p] a) => (bool co, float[q] r) {
+    co = Identity(ci)
+    d = Neg(a)
+    r = Concat <axis = 0> (x, d)
+  }>
+}"""
+
+
+def test_loop_whose_value_grows_a_known_number_of_times_is_unrolled() -> None:
+    text = GROWING.replace("COUNT", "").replace("INIT", ", int64 m = {3}")
+    module = check(text, {"x": vector(2)}, {"x": vector(1)})
+    assert not {"scan", "while"} & set(names(module))
+    assert str(module.main.result_types[0]) == "tensor<4*n x f32>"
+
+
+def test_loop_whose_value_grows() -> None:
+    text = GROWING.replace("COUNT", "int64 m,").replace("INIT", "")
+    check(text, *({"m": np.array(m), "x": vector(n)} for m, n in ((3, 2), (1, 1), (0, 4))))
+
+
+def test_loop_whose_value_shrinks_until_it_is_short() -> None:
+    text = """g (float[n] x) => (float[k] y) <int64[1] start = {1}, int64[1] last = {9}, int64 four = {4}> {
+      y = Loop(, , x) <body = b (int64 i, bool ci, float[p] a) => (bool co, float[q] r) {
+        r = Slice(a, start, last)
+        s = Size(r)
+        co = Greater(s, four)
+      }>
+    }"""
+    check(text, {"x": vector(9)}, {"x": vector(7)}, {"x": vector(2)}, {"x": vector(1)})
+
+
+def test_loop_whose_values_grow_and_change_places() -> None:
+    text = """g (int64 m, float[n] x) => (float[k] y, float[l] z) {
+      e = Exp(x)
+      y, z = Loop(m, , x, e) <body = t (int64 i, bool ci, float[p] a, float[q] b) => (bool co, float[r] c, float[s] d) {
+        co = Identity(ci)
+        c = Concat <axis = 0> (b, x)
+        d = Identity(a)
+      }>
+    }"""
+    check(text, *({"m": np.array(m), "x": vector(n)} for m, n in ((5, 2), *[(2, 3)] * 20, (1, 1), (0, 4))))
+
+
+def test_loop_whose_value_grows_inside_of_a_loop() -> None:
+    text = """g (int64 m, float[n] x) => (float total) <int64 three = {3}, float zero = {0}> {
+      total = Loop(three, , zero) <body = o (int64 i, bool ci, float sum) => (bool co, float next) {
+        co = Identity(ci)
+        y = Loop(m, , x) <body = t (int64 j, bool cj, float[p] a) => (bool ck, float[r] c) {
+          ck = Identity(cj)
+          c = Concat <axis = 0> (a, x)
+        }>
+        s = ReduceSum <keepdims = 0> (y)
+        next = Add(sum, s)
+      }>
+    }"""
+    check(text, *({"m": np.array(m), "x": vector(n)} for m, n in ((4, 2), (1, 5), (0, 3))))
+
+
 # -- Scan -------------------------------------------------------------------------------------
 SCAN = """g (float[n] init, float[t, n] xs, float[n, t] zs) => (float[n] y, float[a, b] s, float[c, d] r) {
   y, s, r = Scan(init, xs, zs) <num_scan_inputs = 2, scan_input_axes = [0, 1], scan_output_axes = [1, 0],
@@ -225,3 +285,28 @@ def test_scan(into: str, out: str) -> None:
             for t, n in sizes
         ),
     )
+
+
+# -- sizes that meet --------------------------------------------------------------------------
+MEETING = """g (float[n] x) => (float[k] y) <int64[1] two = {2}> {
+  n = Shape(x)
+  half = Div(n, two)
+  even = Mul(half, two)
+  zeros = ConstantOfShape(SIZE)
+  y = Add(x, zeros)
+}"""
+
+
+def test_sizes_of_one_symbol_that_meet_are_assumed_equal() -> None:
+    text = MEETING.replace("SIZE", "even")
+    module = check(text, {"x": vector(4)}, {"x": vector(2)})
+    assert names(module).count("assume") == 1
+    with pytest.raises(CompileError, match=r"n and 2\*floordiv\(n, 2\) must be equal, they are 5 and 4"):
+        interpret(module, {"x": vector(5)})
+    with pytest.raises(InputError, match=r"n and 2\*floordiv\(n, 2\) must be equal, got n = 5"):
+        executables(module)[0](x=vector(5))
+
+
+def test_equal_sizes_are_not_assumed() -> None:
+    module = check(MEETING.replace("SIZE", "n"), {"x": vector(4)}, {"x": vector(5)})
+    assert "assume" not in names(module)
