@@ -126,16 +126,18 @@ def _contract(e: Emitter, a: Operand, b: Operand, later: set[str], out: Labels) 
         *(label for label in a.labels if label not in shared),
         *(label for label in b.labels if label not in shared),
     )
-    if not contract:
+    if not contract or len(labels) == len(batch):  # no matrix on either side
+        labels = (*labels, *contract)
         size = dict(zip((*b.labels, *a.labels), (*b.value.type.shape, *a.value.type.shape), strict=True))
         shape = [size[label] for label in labels]
-        return Operand(e.binary("mul", _spread(e, a, labels, shape), _spread(e, b, labels, shape)), labels)
+        product = Operand(e.binary("mul", _spread(e, a, labels, shape), _spread(e, b, labels, shape)), labels)
+        return _summed(e, product, later)
 
     def axes(side: Operand, names: Sequence[str]) -> tuple[int, ...]:
         return tuple(side.labels.index(label) for label in names)
 
-    product = DotGeneral(a.value, b.value, axes(a, batch), axes(b, batch), axes(a, contract), axes(b, contract))
-    return Operand(e.emit(product), labels)
+    dot = DotGeneral(a.value, b.value, axes(a, batch), axes(b, batch), axes(a, contract), axes(b, contract))
+    return Operand(e.emit(dot), labels)
 
 
 def _position(operand: Operand, other: Operand, out: Labels) -> int:
