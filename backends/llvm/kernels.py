@@ -107,7 +107,7 @@ def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
         store = step.keep if isinstance(step, Reduction) else step
         if not isinstance(store, Store) or store.mode != "set":
             continue
-        inputs: list[int] = []
+        found: list[int] = []
         for number in range(kernel.inputs):
             if kernel.buffers[number].dtype.itemsize != kernel.buffers[store.buffer].dtype.itemsize:
                 continue
@@ -115,12 +115,11 @@ def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
             after = [n for s in nest.steps[position + 1 :] for n in walk(step_nodes(s)) if n.op == "load"]
             same = all(n.index == store.index for n in before if n.payload == number)
             if same and any(n.payload == number for n in before) and all(n.payload != number for n in after):
-                inputs.append(number)
+                found.append(number)
         result = store.buffer - kernel.inputs
         first = result not in allowed  # a result kept by a reduction is stored twice: both must allow it
-        if not first or inputs:
-            allowed[result] = tuple(i for i in inputs if first or i in allowed[result])
-    return allowed
+        allowed[result] = tuple(i for i in found if first or i in allowed[result])
+    return {result: inputs for result, inputs in allowed.items() if inputs}
 
 
 _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {

@@ -7,7 +7,8 @@ from ds_compiler.backends.loops.ir import Kernel, Reduction, Store, step_nodes, 
 from ds_compiler.backends.loops.keep import keep_costly
 from ds_compiler.backends.loops.nests import lower_loops
 from ds_compiler.ir import Builder, Module, Value
-from ds_compiler.ops import Binary, Broadcast, Fusion, Reduce, Unary
+from ds_compiler.ir.dtypes import f16
+from ds_compiler.ops import Binary, Broadcast, Cast, DotGeneral, Fusion, Reduce, Unary
 from ds_compiler.passes.fuse import fuse
 from tests.backends.programs import check_program
 from tests.passes.helpers import module_of, tensor
@@ -76,3 +77,14 @@ def test_an_operand_read_again_is_not_overwritten() -> None:
         return b.emit(Binary(other, softmax(b, y, 1), "mul"))
 
     check_program(module_of(make, "n m"), {"n": 5, "m": 49})
+
+
+def test_an_operand_that_another_result_reads_is_not_overwritten() -> None:
+    """Exponentials are kept in the f32 result; the f16 one, stored before, still reads the scores."""
+
+    def make(b: Builder, x: Value, w: Value) -> list[Value]:
+        scores = b.emit(DotGeneral(x, w, (), (), (1,), (0,)))
+        weights = softmax(b, scores, 1)
+        return [b.emit(Cast(weights, f16)), b.emit(DotGeneral(weights, w, (), (), (1,), (0,)))]
+
+    check_program(module_of(make, "n 24", "24 24"), {"n": 5}, rtol=1e-3)
