@@ -143,7 +143,7 @@ def _pack(w: Array, axes: tuple[int, ...], depth: int, nr: int) -> Array:
     """A constant right operand as panels; `axes` puts the `depth` contracting axes first."""
     moved = w.transpose(axes)
     rows = int(np.prod(moved.shape[:depth], dtype=int))
-    return pack_b(np.ascontiguousarray(moved.reshape(rows, -1)), nr)
+    return pack_b(moved.reshape(rows, -1), nr)
 
 
 def _known(dim: Dim) -> int | None:

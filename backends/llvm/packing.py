@@ -28,7 +28,8 @@ def pack_b(weights: npt.NDArray[np.generic], nr: int) -> npt.NDArray[np.generic]
     panels = -(-n // nr)
     packed = np.empty((*lead, panels, k, nr), weights.dtype)
     full, rest = divmod(n, nr)
-    packed[..., :full, :, :] = np.moveaxis(weights[..., : full * nr].reshape(*lead, k, full, nr), -2, -3)
+    for panel in range(full):  # one at a time: a transposed B is then read along its rows
+        packed[..., panel, :, :] = weights[..., panel * nr : (panel + 1) * nr]
     if rest:
         packed[..., full, :, :rest] = weights[..., full * nr :]
         packed[..., full, :, rest:] = 0
