@@ -83,7 +83,7 @@ def _lower_outputs(lowering: Lowering, block: Block, outputs: list[Value], first
     known = {**lowering.visited, reduction.results[0]: kept_point}
     pending: list[tuple[int, Value, Point, bool]] = []
     for number, output in enumerate(outputs):
-        at = place(output, known)
+        at = place(output, known, lowering.visited[reduction.operand])
         if at is None:
             raise CompileError(
                 f"result {output.type} does not follow the axes of the kernel's reduction", location=reduction.location

@@ -17,16 +17,26 @@ from ds_compiler.ops import Binary, Broadcast, Cast, Compare, Predicate, Reduce,
 _Partial = tuple[Index | None, ...]
 
 
-def place(value: Value, known: Mapping[Value, Point]) -> Point | None:
-    """The index along each dimension of `value`, given those of the values it is computed from; None if they do not
-    tell."""
+def place(value: Value, known: Mapping[Value, Point], nest: Point) -> Point | None:
+    """The index along each dimension of `value`, given those of the values it is computed from.
+
+    A dimension along which all of them repeat runs along an axis of `nest` that no other dimension has, in order.
+    None if there is no such axis.
+    """
     found = _partial(value, known, {})
-    point = tuple(index for index in found if index is not None)
-    return point if len(point) == len(found) else None
+    free = iter([index for index in nest if index.axis and index not in found])
+    point: list[Index] = []
+    for size, index in zip(value.type.shape, found, strict=True):
+        if index is None:
+            index = next(free, None)
+            if index is None or index.axis is None or index.axis.extent != size:
+                return None
+        point.append(index)
+    return tuple(point)
 
 
 def _partial(value: Value, known: Mapping[Value, Point], memo: dict[Value, _Partial]) -> _Partial:
-    """Like `place`, with None for each dimension that is not told."""
+    """The index along each dimension that those of `known` tell."""
     if value in known:
         return known[value]
     if value not in memo:

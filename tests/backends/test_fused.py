@@ -110,6 +110,12 @@ def normalised_columns(b: Builder, x: Value) -> Value:
     return b.emit(Binary(b.emit(Transpose(x, swap)), root, "div"))
 
 
+def repeated_sums(b: Builder, x: Value) -> Value:
+    """Stores along an axis that only the reduction's operand has."""
+    total = b.emit(Reduce(x, (1,), "sum"))
+    return b.emit(Unary(b.emit(Broadcast(total, x.type.shape, (0,))), "tanh"))
+
+
 def layer_norm(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
     shape, last = x.type.shape, (x.type.rank - 1,)
     kept = tuple(range(x.type.rank - 1))
@@ -211,6 +217,7 @@ CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
     "softmax_f64": ([t(n, 37, dtype=f64)], softmax, [real(5, 37).astype(np.float64)], 1),
     "normalised_columns": ([t(2, n, 48)], normalised_columns, [real(2, 7, 48)], 1),
     "normalised_columns_of_squares": ([t(2, 7, 7)], normalised_columns, [real(2, 7, 7)], 1),
+    "repeated_sums": ([t(n, 4)], repeated_sums, [real(5, 4)], 1),
     "layer_norm": ([t(2, n, 48), t(48), t(48)], layer_norm, [real(2, 7, 48), real(48), real(48)], 1),
     "add_norm": ([t(2, n, 48), t(2, n, 48), t(48), t(48)], add_norm, [real(2, 7, 48)] * 2 + [real(48)] * 2, 1),
     "layer_norm_of_transposed": (
