@@ -44,8 +44,9 @@ class EpilogueEmitter:
         self.body: Body = frame.body()
         self.epilogue = epilogue
         # Sizes are computed once, in front of all loops.
+        varying = frozenset(epilogue.parts) | epilogue.total.axes
         for step in epilogue.stores:
-            self.body.hoist(step_nodes(step), [step.index], frozenset(epilogue.parts))
+            self.body.hoist(step_nodes(step), [step.index], varying)
         for index in indices_of(Nest([], [], list(epilogue.stores))):
             for _, coefficient in index.terms:
                 self.body.size(coefficient)

@@ -51,7 +51,8 @@ def lower_epilogue(fusion: Fusion, root: Value, parts: Sequence[Sequence[int]]) 
     graph = Graph()
     lowering = Lowering(graph, buffers)
     axes = [lowering.axis(d) for d in root.type.shape]
-    total = graph.node("total", (), root.type.dtype, extra_axes=axes)
+    anchor = Axis("sum", 1)  # what depends on the sum is never hoisted, even where the sum has no axes
+    total = graph.node("total", (), root.type.dtype, extra_axes=[*axes, anchor])
     lowering.given[root] = total
     point: Point = tuple(Index() if a.extent == 1 else of_axis(a) for a in axes)
     lowering.begin(axes, [])

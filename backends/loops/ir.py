@@ -136,10 +136,11 @@ class Graph:
         payload: Any = None,
         extra_axes: Iterable[Axis] = (),
     ) -> Node:
-        key = (op, operands, dtype, index, payload)
+        extra = frozenset(extra_axes)
+        key = (op, operands, dtype, index, payload, extra)
         found = self._known.get(key)
         if found is None:
-            axes = frozenset[Axis]().union(*(o.axes for o in operands), extra_axes)
+            axes = frozenset[Axis]().union(*(o.axes for o in operands), extra)
             if index is not None:
                 axes |= index.axes
             found = self._known[key] = Node(op, operands, dtype, axes, index, payload)

@@ -497,3 +497,14 @@ def random_modules(draw: st.DrawFn) -> Module:
 @given(random_modules(), st.integers(1, 3))
 def test_random_programs(module: Module, max_ops: int) -> None:
     check_program(module, {"n": 3}, {"n": 5000}, threads=(1, 2), max_ops=max_ops, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("lhs", "rhs"), [("n", "n"), ("8", "8"), ("2 n 8", "8"), ("2 3 8", "8"), ("8", "2 8 n")])
+def test_products_with_vectors(lhs: str, rhs: str) -> None:
+    """A result without columns, or without any axis, and an epilogue that reads the sum alone."""
+
+    def make(b: Builder, x: Value, y: Value) -> Value:
+        dot = b.emit(DotGeneral(x, y, (), (), (x.type.rank - 1,), (max(y.type.rank - 2, 0),)))
+        return b.emit(Unary(dot, "tanh"))
+
+    check_program(module_of(make, lhs, rhs), {"n": 5}, {"n": 1})
