@@ -109,13 +109,14 @@ def pack_winograd_weight(w: NDArray[np.generic], shape: ConvShape, target: Targe
     for i, point in enumerate(points):
         g[i] = np.power(point, range(3)) / math.prod(point - other for other in points if other != point)
     g[-1, 2] = 1.0
-    # One panel of output channels at a time: its data stays in the cache, and the product is one matrix product.
+    # Small products, one an input channel: larger ones would be split over the BLAS's threads, whose waiting for each
+    # other takes ten times as long when other work runs.
     width = winograd_plan(shape, target).width
     both = np.kron(g, g)  # [36, 9]
     packed = np.zeros((-(-shape.co // width), _POSITIONS, shape.ci, width), np.float32)
     for panel, first in zip(packed, range(0, shape.co, width), strict=True):
-        taps = w[first : first + width].reshape(-1, shape.ci, 9).transpose(2, 1, 0).astype(np.float64)
-        panel[:, :, : taps.shape[2]] = (both @ taps.reshape(9, -1)).reshape(_POSITIONS, shape.ci, -1)
+        taps = w[first : first + width].reshape(-1, shape.ci, 9).transpose(1, 2, 0).astype(np.float64)
+        panel[:, :, : taps.shape[2]] = (both @ taps).transpose(1, 0, 2)
     return packed
 
 
