@@ -27,13 +27,10 @@ lint: .venv/installed
 
 # The package as a wheel installs it, so that packaging is checked too; only there do all rooms lie in one folder,
 # which the import checker needs.
-API := api build cached compiled report source
-TYPED := ir ops backends.loops runtime demo
 types: .venv/installed
 	rm -rf .venv/wheel
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv/wheel .
-	cd .venv && MYPYPATH=wheel bin/mypy --config-file ../pyproject.toml --strict $(TYPED:%=-p ds_compiler.%)
-	cd .venv && MYPYPATH=wheel bin/mypy --config-file ../pyproject.toml --strict --follow-imports=silent $(API:%=-m ds_compiler.%)
+	cd .venv && MYPYPATH=wheel bin/mypy --config-file ../pyproject.toml --strict -p ds_compiler
 	cd .venv && PYTHONPATH=wheel bin/lint-imports --config ../pyproject.toml --no-logo
 
 test: .venv/installed

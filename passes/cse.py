@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 
 from ds_compiler.ir import Block, Module, Operation, Region
 from ds_compiler.ir.symbols import mentioned_symbols
-from ds_compiler.ops import Binary, Bind, Compare, Composite, Constant, Fusion, Scan, While
+from ds_compiler.ops import Binary, Bind, Compare, Constant, Scan, While
 from ds_compiler.passes.manager import register
 
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"})
@@ -24,7 +25,7 @@ def eliminate_common_subexpressions(module: Module) -> None:
     %4 = mul %2, %3
     """
     for function in module.functions.values():
-        _Table().visit(function.block, {})
+        _Table().visit(function.block, None)
 
 
 class _Table:
@@ -33,7 +34,7 @@ class _Table:
     def __init__(self) -> None:
         self._versions: dict[str, int] = {}
 
-    def visit(self, block: Block, outer: dict[Hashable, Operation]) -> None:
+    def visit(self, block: Block, outer: _Scope | None) -> None:
         known = _Scope(outer)
         for op in block:
             if isinstance(op, Bind):
@@ -42,10 +43,10 @@ class _Table:
                 for region in op.regions:
                     if isinstance(op, Scan | While):  # the first iteration's sizes are not the next one's
                         self._rebind(region)
-                    self.visit(region.block, {} if isinstance(op, Fusion | Composite) else known)
+                    self.visit(region.block, None if op.is_isolated else known)
             elif op.results and not op.has_side_effects:
                 key = self._key(op)
-                first = known.get(key)
+                first = known.find(key)
                 if first is None:
                     known[key] = op
                 elif [r.type for r in first.results] == [r.type for r in op.results]:
@@ -64,25 +65,25 @@ class _Table:
         operands = tuple(id(v) for v in op.operands)
         if isinstance(op, Binary | Compare) and op.kind in COMMUTATIVE:
             operands = tuple(sorted(operands))
-        key: tuple[Hashable, ...] = (type(op), operands, tuple(op.attributes.items()))
+        versions: list[tuple[str, int]] = []
         if self._versions:
-            key += tuple(sorted((s, self._versions.get(s, 0)) for s in mentioned_symbols(op)))
-        return key
+            versions = sorted((s, self._versions.get(s, 0)) for s in mentioned_symbols(op))
+        return (type(op), operands, tuple(op.attributes.items()), tuple(versions))
 
 
 class _Scope(dict[Hashable, Operation]):
     """A table that also finds what enclosing code computed."""
 
-    def __init__(self, outer: dict[Hashable, Operation]) -> None:
+    def __init__(self, outer: _Scope | None) -> None:
         super().__init__()
         self._outer = outer
 
-    def get(self, key: Hashable, default: Operation | None = None) -> Operation | None:  # type: ignore[override]
-        found = super().get(key)
-        return found if found is not None else self._outer.get(key, default)
+    def find(self, key: Hashable) -> Operation | None:
+        found = self.get(key)
+        return found if found is not None or self._outer is None else self._outer.find(key)
 
 
-def _constant_key(value: np.ndarray) -> Hashable:  # type: ignore[type-arg]
+def _constant_key(value: np.ndarray[Any, Any]) -> Hashable:
     kind = (Constant, value.dtype.str, str(value.dtype), value.shape)
     if value.nbytes <= _COMPARE_BYTES and value.dtype.kind != "O":
         return (*kind, value.tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ds_compiler.ir import Block, BlockArgument, Module, Operation, OpResult, Value
@@ -180,7 +180,8 @@ def _shrink(op: If | Scan | While, live: _Liveness) -> None:
     regions = dict(zip(names, op.regions, strict=True))
     block = op.parent
     assert block is not None
-    replacement = type(op)(**operands, **regions, **changes, location=op.location)
+    make: Callable[..., Operation] = type(op)
+    replacement = make(**operands, **regions, **changes, location=op.location)
     block.insert_before(op, replacement)
     for new, index in zip(replacement.results, keep, strict=True):
         new.hint = op.results[index].hint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ds_compiler.ir import Builder, Module, Operation
+from ds_compiler.ir.dims import evaluate
 from ds_compiler.ops import Bind, Broadcast, Constant, Iota, Size
 from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.manager import register
@@ -40,13 +41,13 @@ def fold(op: Operation, builder: Builder) -> Rewrite:
     """The results of `op` as constants, if all operands are constants and the size limits allow it."""
     if isinstance(op, Constant | Broadcast | Iota | Size | Bind) or op.regions or not op.operands or not op.results:
         return None
-    values = [constant(v) for v in op.operands]
-    if any(v is None for v in values):
+    values = [v for v in map(constant, op.operands) if v is not None]
+    if len(values) != len(op.operands):
         return None
     if not all(r.type.is_static for r in op.results):
         return None
-    written = sum(int(r.type.elements) * r.type.dtype.itemsize for r in op.results)  # type: ignore[arg-type]
-    read = sum(v.nbytes for v in values if v is not None)
+    written = sum(evaluate(r.type.bytes, {}) for r in op.results)
+    read = sum(v.nbytes for v in values)
     if written > MAX_BYTES or (written > SMALL_BYTES and written > MAX_GROWTH * read):
         return None
     flops = op.cost().flops

@@ -97,8 +97,8 @@ def _channel_shuffles_as_gathers(block: Block) -> None:
         inner = split[1][1]
         if any(p != i for i, p in enumerate(middle.permutation) if i not in inner):
             continue
-        parts = [first.shape[a] for a in inner]
-        if not all(isinstance(d, int) for d in parts):
+        parts = [d for d in (first.shape[a] for a in inner) if isinstance(d, int)]
+        if len(parts) != len(inner):
             continue
         order = [middle.permutation[a] - inner[0] for a in inner]
         indices = np.arange(channels).reshape(parts).transpose(order).reshape(-1).astype(np.int64)
@@ -321,10 +321,10 @@ def _in_last_layout(op: Operation, last: dict[Value, Value], builder: Builder) -
         case Conv() | ConvTranspose():
             return with_operands(op, operands, layout="nhwc")
         case Pad():
-            return Pad(operands[0], op.value, _permuted(op.low, rank), _permuted(op.high, rank), location=op.location)
+            return Pad(operands[0], op.value, _permuted(op.low, rank), _permuted(op.high, rank)).at(op.location)
         case Slice():
             starts, sizes, steps = (_permuted(x, rank) for x in (op.starts, op.sizes, op.steps))
-            return Slice(operands[0], starts, sizes, steps, location=op.location)
+            return with_operands(op, operands, starts=starts, sizes=sizes, steps=steps)
         case Concat() | Gather() | Cumulative() | ArgReduce():
             return with_operands(op, operands, axis=position[op.axis])
         case Reduce():
@@ -345,5 +345,5 @@ def _in_last_layout(op: Operation, last: dict[Value, Value], builder: Builder) -
             order = sorted(range(len(axes)), key=lambda i: axes[i])
             operand = transposed(builder, op.operand, order)
             shape = _permuted(op.shape, rank)
-            return Broadcast(operand, shape, tuple(axes[i] for i in order), location=op.location)
+            return Broadcast(operand, shape, tuple(axes[i] for i in order)).at(op.location)
     return with_operands(op, operands)

@@ -26,7 +26,7 @@ def defined_by(value: Value, kind: type[_T]) -> _T | None:
 def constant(value: Value) -> Array | None:
     """The array of a constant."""
     op = defined_by(value, Constant)
-    return None if op is None else op.value  # type: ignore[no-any-return]
+    return None if op is None else op.value
 
 
 def splat(value: Value) -> Any:

@@ -22,6 +22,7 @@ from ds_compiler.passes import remarks
 
 Rewrite: TypeAlias = "Value | Sequence[Value] | None"
 _T = TypeVar("_T", bound=Operation)
+_Pattern = TypeVar("_Pattern", bound=Callable[[Any, Builder], Rewrite])
 
 
 class PatternSet:
@@ -31,12 +32,10 @@ class PatternSet:
         self.name = name
         self.by_root: dict[type[Operation], list[Callable[[Any, Builder], Rewrite]]] = {}
 
-    def __call__(
-        self, *roots: type[_T]
-    ) -> Callable[[Callable[[_T, Builder], Rewrite]], Callable[[_T, Builder], Rewrite]]:
+    def __call__(self, *roots: type[Operation]) -> Callable[[_Pattern], _Pattern]:
         """Register a function as a pattern for operations of the classes `roots`."""
 
-        def add(function: Callable[[_T, Builder], Rewrite]) -> Callable[[_T, Builder], Rewrite]:
+        def add(function: _Pattern) -> _Pattern:
             for root in roots:
                 self.by_root.setdefault(root, []).append(function)
             return function
@@ -92,8 +91,8 @@ def rewrite(module: Module, patterns: PatternSet) -> Counter[str]:
     """
     fired: Counter[str] = Counter()
     work = _Worklist()
-    for op in module.walk():
-        work.push(op)
+    for operation in module.walk():
+        work.push(operation)
     budget = 10_000 + 200 * len(work._queue)
     while (op := work.pop()) is not None:
         if op.parent is None:

@@ -47,7 +47,7 @@ def size_of(value: Value) -> Dim | None:
     op = value.defining_op
     match op:
         case Size():
-            return op.dim  # type: ignore[no-any-return]
+            return op.dim
         case Constant():
             return int(op.value.reshape(-1)[0])
         case Reshape() | Broadcast():

@@ -20,7 +20,7 @@ from ds_compiler.backends.loops.contraction import lower_epilogue
 from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, of_axis
 from ds_compiler.backends.loops.lower import Lowering
 from ds_compiler.backends.loops.points import Point, reshape_point
-from ds_compiler.ir.core import Value
+from ds_compiler.ir import Value
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Binary, DotGeneral, Predicate, Reduce, Reshape, Select, Unary
 

@@ -13,7 +13,7 @@ from typing import Any
 from ds_compiler.backends.loops.ir import Axis, Condition, Graph, Index, Node, Reduction, Step, Store, of_axis
 from ds_compiler.backends.loops.points import Point, broadcast_point, linear, reshape_point
 from ds_compiler.backends.loops.reductions import Reducing, reduced_element
-from ds_compiler.ir.core import OpResult, Value
+from ds_compiler.ir import OpResult, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.dtypes import DType, i64
 from ds_compiler.ir.errors import CompileError

@@ -6,7 +6,7 @@ from ds_compiler.backends.loops.ir import Graph, Index, Kernel, Nest, Running, S
 from ds_compiler.backends.loops.lower import Lowering
 from ds_compiler.backends.loops.placement import place
 from ds_compiler.backends.loops.points import Point, linear, strides_of
-from ds_compiler.ir.core import Block, OpResult, Value
+from ds_compiler.ir import Block, OpResult, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ir.types import TensorType
@@ -83,12 +83,12 @@ def _lower_outputs(lowering: Lowering, block: Block, outputs: list[Value], first
     known = {**lowering.visited, reduction.results[0]: kept_point}
     pending: list[tuple[int, Value, Point, bool]] = []
     for number, output in enumerate(outputs):
-        at = place(output, known, lowering.visited[reduction.operand])
-        if at is None:
+        found = place(output, known, lowering.visited[reduction.operand])
+        if found is None:
             raise CompileError(
                 f"result {output.type} does not follow the axes of the kernel's reduction", location=reduction.location
             )
-        pending.append((number, output, at, any(i.axis in lowering.inner for i in at if i.axis)))
+        pending.append((number, output, found, any(i.axis in lowering.inner for i in found if i.axis)))
     for number, output, at, inner in pending:
         lowering.store(output, at, first + number, Index(), inner=inner)
     # Reductions come before the stores that need them by construction; a store never feeds a reduction.

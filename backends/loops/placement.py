@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ds_compiler.backends.loops.ir import Index
 from ds_compiler.backends.loops.points import Point
-from ds_compiler.ir.core import OpResult, Value
+from ds_compiler.ir import OpResult, Value
 from ds_compiler.ops import Binary, Broadcast, Cast, Compare, Predicate, Reduce, Reshape, Select, Transpose, Unary
 
 _Partial = tuple[Index | None, ...]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ds_compiler.cli.errors import InputProblem
 
 if TYPE_CHECKING:
-    from ds_compiler.api import CompiledModel
+    from ds_compiler.compiled import CompiledModel
     from ds_compiler.ir import Module
 
 

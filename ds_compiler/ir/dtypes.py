@@ -37,6 +37,14 @@ class DType:
         return int(self.numpy.itemsize)
 
     @property
+    def limits(self) -> tuple[int | float, int | float]:
+        """Smallest and largest finite number of a numeric type."""
+        known: Any = ml_dtypes
+        found = known.finfo(self.numpy) if self.is_float else known.iinfo(self.numpy)
+        convert = float if self.is_float else int
+        return convert(found.min), convert(found.max)
+
+    @property
     def is_float(self) -> bool:
         return self.kind == "f"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -112,6 +112,11 @@ class Operation:
         from ds_compiler.ir.cost import elementwise_cost
 
         return elementwise_cost(self)
+
+    def at(self, location: Location) -> Self:
+        """This operation, said to come from `location`."""
+        self.location = location
+        return self
 
     # -- reading -------------------------------------------------------------------------------
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ds_compiler.ir import Operation, Value, op
@@ -33,12 +32,10 @@ def identity(kind: str, dtype: np.dtype[Any]) -> Any:
     if element.kind == "b":
         return np.bool_(kind == "min")
     if element.is_integer:
-        limits = ml_dtypes.iinfo(dtype)
-        return dtype.type(limits.min if kind == "max" else limits.max)
+        low, high = element.limits
+        return dtype.type(low if kind == "max" else high)
     endless = np.array(-np.inf if kind == "max" else np.inf).astype(dtype)[()]
-    if np.isinf(endless):
-        return endless
-    return ml_dtypes.finfo(dtype).min if kind == "max" else ml_dtypes.finfo(dtype).max
+    return endless if np.isinf(endless) else dtype.type(element.limits[0 if kind == "max" else 1])
 
 
 def _check_numeric(op: Operation, type_: TensorType) -> None:
@@ -84,7 +81,8 @@ class Reduce(Operation):
                     result = np.prod(wide(x), self.axes)
                 case "max" | "min":
                     function = np.max if self.how == "max" else np.min
-                    result = function(wide(x), self.axes, initial=wide(np.asarray(identity(self.how, x.dtype)))[()])
+                    neutral: Any = wide(np.asarray(identity(self.how, x.dtype)))[()]
+                    result = function(wide(x), self.axes, initial=neutral)
                 case "any":
                     result = np.any(x, self.axes)
                 case _:

@@ -238,12 +238,12 @@ class DynamicSlice(_Movement):
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
         x, *starts = operands
-        window = []
+        window: list[Any] = []
         for start, size, extent in zip(starts, self.sizes, x.shape, strict=True):
             length = evaluate(size, sizes)
             first = min(max(int(start), 0), extent - length)
             window.append(slice(first, first + length))
-        return np.asarray(x[(*window, ...)])
+        return np.asarray(x[(*window, Ellipsis)])
 
 
 @op("pad")

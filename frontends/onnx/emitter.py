@@ -169,9 +169,9 @@ class Emitter:
             value = self._materialise_sizes(known)
         elif known.uniform:
             scalar = self._constant(Known(known.type.with_shape(()), known.contents.reshape(-1)[0], known.location))
-            value = Broadcast(scalar, known.type.shape, ())
-            self._append(value)
-            value = value.result
+            broadcast = Broadcast(scalar, known.type.shape, ())
+            self._append(broadcast)
+            value = broadcast.result
         else:
             return self._constant(known)
         value.hint = value.hint or known.hint
@@ -185,7 +185,7 @@ class Emitter:
         key = (known.type.dtype.name, array.shape, array.tobytes()) if array.size <= 64 and array.dtype != "O" else None
         if key is not None and key in self._constants:
             return self._constants[key]
-        constant = Constant(array, location=known.location)
+        constant = Constant(array).at(known.location)
         constant.result.hint = known.hint
         self._sources[constant.result] = known
         self.root.append(constant)
@@ -376,13 +376,15 @@ class Emitter:
         """An elementwise operation with broadcasting; a Python number takes the other operand's element type."""
         if not isinstance(rhs, Value):
             rhs = self.scalar(rhs, lhs.type.dtype)
-        return self.emit(Binary(*self.aligned(lhs, rhs), kind))
+        left, right = self.aligned(lhs, rhs)
+        return self.emit(Binary(left, right, kind))
 
     def compare(self, kind: str, lhs: Value, rhs: Value | float) -> Value:
         """A comparison with broadcasting."""
         if not isinstance(rhs, Value):
             rhs = self.scalar(rhs, lhs.type.dtype)
-        return self.emit(Compare(*self.aligned(lhs, rhs), kind))
+        left, right = self.aligned(lhs, rhs)
+        return self.emit(Compare(left, right, kind))
 
     def select(self, condition: Value, on_true: Value, on_false: Value) -> Value:
         """``numpy.where`` with broadcasting."""

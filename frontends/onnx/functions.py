@@ -69,11 +69,15 @@ def _schema(name: str, opset: int, domain: str) -> onnx.defs.OpSchema | None:
 
 def _has_function(node: NodeProto, opset: int, domain: str) -> bool:
     schema = _schema(node.op_type, opset, domain)
-    return schema is not None and not schema.deprecated and (schema.has_function or _is_contextual(schema))
+    return schema is not None and not schema.deprecated and (_has_body(schema) or _is_contextual(schema))
 
 
 def _is_contextual(schema: onnx.defs.OpSchema) -> bool:
-    return bool(schema.has_context_dependent_function)
+    return bool(schema.has_context_dependent_function)  # type: ignore[attr-defined]
+
+
+def _has_body(schema: onnx.defs.OpSchema) -> bool:
+    return bool(schema.has_function)  # type: ignore[attr-defined]
 
 
 def standard_function(
@@ -83,12 +87,12 @@ def standard_function(
     schema = _schema(node.op_type, opset, domain)
     if schema is None:
         return None
-    if schema.has_function:
+    if _has_body(schema):
         return schema.function_body
     if not _is_contextual(schema):
         return None
     protos = [_type_proto(t).SerializeToString() for t in types]
-    body = schema.get_context_dependent_function(node.SerializeToString(), protos)
+    body = schema.get_context_dependent_function(node.SerializeToString(), protos)  # type: ignore[attr-defined]
     function = FunctionProto()
     function.ParseFromString(body)
     return function

@@ -7,7 +7,16 @@ from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 from ds_compiler.frontends.onnx import functions, loader, operators
 from ds_compiler.frontends.onnx.emitter import Emitter, Known, sanitised
@@ -188,7 +197,7 @@ class GraphImporter:
                 value.hint = sanitised(name)
             self.values[name] = value
 
-    def _call(self, function: functions.FunctionProto, node: Node) -> list[Value | None]:
+    def _call(self, function: FunctionProto, node: Node) -> list[Value | None]:
         """Inline a function at the node that calls it."""
         attributes: dict[str, AttributeProto] = {a.name: a for a in function.attribute_proto}
         attributes.update((a.name, a) for a in node.proto.attribute)

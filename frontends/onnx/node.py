@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 from onnx import AttributeProto, NodeProto, helper, numpy_helper
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ds_compiler.frontends.onnx.importer import GraphImporter
 
 Array = np.ndarray[Any, Any]
+Integer: TypeAlias = int  # inside `Node`, `int` is the method that reads an integer attribute
 
 
 class Node:
@@ -75,13 +76,13 @@ class Node:
         proto = self._attributes.get(name)
         return default if proto is None else attribute_value(proto)
 
-    def int(self, name: str, default: int) -> int:
+    def int(self, name: str, default: Integer) -> Integer:
         return int(self.attribute(name, default))
 
     def float(self, name: str, default: float) -> float:
         return float(self.attribute(name, default))
 
-    def ints(self, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
+    def ints(self, name: str, default: Sequence[Integer] = ()) -> tuple[Integer, ...]:
         return tuple(int(x) for x in self.attribute(name, default))
 
     def string(self, name: str, default: str) -> str:
@@ -100,7 +101,7 @@ class Node:
             self.fail(f"attribute '{name}' is missing")
         return self.attribute(name)
 
-    def axis(self, value: int, rank: int) -> int:
+    def axis(self, value: Integer, rank: Integer) -> Integer:
         """`value` counted from the front.
 
         Raises:
@@ -110,7 +111,7 @@ class Node:
             self.fail(f"axis {value} is out of range for rank {rank}")
         return value % rank
 
-    def axes(self, values: Sequence[int], rank: int) -> tuple[int, ...]:
+    def axes(self, values: Sequence[Integer], rank: Integer) -> tuple[Integer, ...]:
         """Several axes, counted from the front, sorted.
 
         Raises:

@@ -112,7 +112,7 @@ def _symbolic(operation: Operation, known: list[Array]) -> Array:
         case Size():
             return _scalar(operation.dim)
         case Reshape():
-            return known[0].reshape([int(d) for d in operation.shape])  # type: ignore[call-overload]
+            return known[0].reshape([d for d in operation.shape if isinstance(d, int)])
         case Broadcast() | Transpose():
             return np.asarray(operation.evaluate({}, *known))
         case Slice():

@@ -269,15 +269,15 @@ _MANTISSA = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}
 def widens(source: Any, target: Any) -> bool:
     """Every value of element type `source` is exact in `target`."""
     if source == target or source.kind == "b":
-        return target.kind != "s"
+        return bool(target.kind != "s")
     if source.is_integer and target.is_integer:
         if source.kind == target.kind:
             return bool(source.bits <= target.bits)
         return source.kind == "u" and bool(source.bits < target.bits)
     if source.is_integer and target.is_float:
-        return source.bits - (source.kind == "i") <= _MANTISSA.get(target.name, 0)
+        return bool(source.bits - (source.kind == "i") <= _MANTISSA.get(target.name, 0))
     if source.is_float and target.is_float:
-        return target.name == "f64" or (target.name == "f32" and source.name in ("f16", "bf16"))
+        return bool(target.name == "f64" or (target.name == "f32" and source.name in ("f16", "bf16")))
     return False
 
 

@@ -191,11 +191,10 @@ def flat_concat(op: Concat, builder: Builder) -> Rewrite:
     if not inputs or tuple(inputs) == op.inputs:
         return op.inputs[0] if len(op.inputs) == 1 and op.inputs[0].type == op.result.type else None
     joined = Concat(tuple(inputs), op.axis)
-    return builder.emit(joined) if joined.result.type == op.result.type else _discard(joined)
-
-
-def _discard(op: Concat) -> None:
-    op.drop()
+    if joined.result.type != op.result.type:
+        joined.drop()
+        return None
+    return builder.emit(joined)
 
 
 @pattern(Concat)
