@@ -199,6 +199,9 @@ class Emitter:
         flat = list(known.contents.reshape(-1))
         if any(isinstance(x, shapes.Ratio) for x in flat):
             return self._materialise_ratios(known)
+        if len(flat) == 1 and isinstance(flat[0], Expr):
+            value = self.cast(self.reshape(self.insert(Size(flat[0]))[0], known.type.shape), known.type.dtype)
+            return self._materialise(value) if isinstance(value, Known) else value
         while flat:
             count = next((i for i, x in enumerate(flat) if isinstance(x, Expr)), len(flat))
             if count:

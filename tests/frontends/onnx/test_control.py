@@ -310,3 +310,37 @@ def test_sizes_of_one_symbol_that_meet_are_assumed_equal() -> None:
 def test_equal_sizes_are_not_assumed() -> None:
     module = check(MEETING.replace("SIZE", "n"), {"x": vector(4)}, {"x": vector(5)})
     assert "assume" not in names(module)
+
+
+def test_if_on_sizes_is_decided_at_run_time() -> None:
+    text = """g (float[n] x) => (float[k] y) <int64 three = {3}, int64[1] one = {1}> {
+      n = Size(x)
+      c = Greater(n, three)
+      y = If(c) <then_branch = a () => (float[i] p) { p = Concat <axis = 0> (x, x) },
+                 else_branch = b () => (float[j] q) { q = Neg(x) }>
+    }"""
+    check(text, {"x": vector(3)}, {"x": vector(4)})
+
+
+def test_branches_of_different_ranks_need_a_comparison_of_sizes() -> None:
+    text = """g (bool c, float[n, 1] x) => (float[k] y) <int64[1] one = {1}> {
+      y = If(c) <then_branch = a () => (float[i] p) { p = Squeeze(x, one) },
+                 else_branch = b () => (float[i, 1] q) { q = Neg(x) }>
+    }"""
+    with pytest.raises(CompileError, match=r"If: the branches' results differ in rank.*at 'If_0'.*fix the sizes"):
+        import_model(parser.parse_model(HEADER + text))
+
+
+@pytest.mark.parametrize("condition", ["c = Equal(m, one)", "e = Equal(one, m) f = Not(e) c = Not(f)"])
+def test_branch_that_drops_an_axis_assumes_its_size(condition: str) -> None:
+    text = f"""g (float[n, m] x) => (float[n] y) <int64[1] one = {{1}}, int64[1] axis = {{1}}, int64 place = {{1}}> {{
+      s = Shape(x)
+      m = Gather(s, axis)
+      {condition}
+      y = If(c) <then_branch = a () => (float[i] p) {{ p = Squeeze(x, axis) }},
+                 else_branch = b () => (float[i, j] q) {{ q = Neg(x) }}>
+    }}"""
+    module = check(text, {"x": np.ones((3, 1), np.float32)})
+    assert names(module) == ["assume", "reshape", "return"]
+    with pytest.raises(InputError, match="must be equal, got n = 3, m = 2"):
+        executables(module)[0](x=np.ones((3, 2), np.float32))
