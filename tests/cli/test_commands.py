@@ -151,7 +151,6 @@ def test_dumped_text_runs_to_the_same_result(perceptron: Path, tmp_path: Path) -
 
 
 def test_dump_writes_a_page(perceptron: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ds_compiler.ir.html")
     run("dump", perceptron, "--all", "--html", tmp_path / "passes.html")
     page = (tmp_path / "passes.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>") and "difference" in page
