@@ -160,3 +160,16 @@ def test_alphas_go_to_the_activations_that_take_one() -> None:
         activation_alpha=[0.1, 0.3, 0.8],
         activation_beta=[0.6],
     )
+
+
+@pytest.mark.parametrize("operator", GATES)
+def test_no_steps_leave_the_initial_state(operator: str) -> None:
+    model, _ = model_of(operator, given="B lengths h", direction="bidirectional")
+    module = import_model(model)
+    h = np.ones((2, 3, HIDDEN), np.float32)
+    no_time = {"X": np.ones((0, 3, INPUT), np.float32), "lengths": np.zeros(3, np.int32), "h": h}
+    no_lengths = no_time | {"X": np.ones((4, 3, INPUT), np.float32)}
+    for inputs in (no_time, no_lengths):
+        for results in (interpret(module, inputs), executables(module)[0].run(None, inputs)):
+            np.testing.assert_array_equal(results[0], np.zeros((len(inputs["X"]), 2, 3, HIDDEN)))
+            np.testing.assert_array_equal(results[1], h)
