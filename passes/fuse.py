@@ -128,14 +128,16 @@ class _Group:
     def __contains__(self, op: Operation) -> bool:
         return op in self.members or op in self.copies
 
+    def read_outside(self, value: Value) -> bool:
+        """Whether others read `value`: directly, or through a cheap producer that they compute themselves."""
+        return any(
+            user not in self or (user in self.copies and any(self.read_outside(r) for r in user.results))
+            for user in value.users
+        )
+
     def outputs(self) -> list[Value]:
         """Results that others read, the sink's first."""
-        found = [
-            r
-            for op in (self.sink, *self.members)
-            for r in op.results
-            if any(user not in self for user in r.users) or op is self.sink
-        ]
+        found = [r for op in (self.sink, *self.members) for r in op.results if op is self.sink or self.read_outside(r)]
         return list(dict.fromkeys(found))
 
 
@@ -428,7 +430,7 @@ class _LoopGrowth:
             return False
         if value in self.maps and self.maps[value] != axes and (self.reduces or _has_reduction(op)):
             return False
-        if any(user not in group for user in value.users):
+        if group.read_outside(value):
             waiting.append((value, axes, repeated))
             return False
         self._join(op, value, axes)

@@ -20,3 +20,16 @@ def test_kernels_do_not_need_each_other() -> None:
         return [result, mean, inverse]
 
     check(module_of(body, "3 8"), "fuse", rtol=1e-6)
+
+
+def test_a_value_behind_a_shared_broadcast_has_other_readers() -> None:
+    """A broadcast is computed by each kernel that wants it, so all of them need its operand: one that took the operand
+    in would have to run before the others, whose results it reads."""
+
+    def body(b: Builder, x: Value, y: Value, s: Value) -> Value:
+        limit = b.emit(Broadcast(b.emit(Unary(s, "neg")), y.type.shape, ()))
+        quotient = b.emit(Binary(y, limit, "div"))
+        factor = b.emit(Binary(quotient, limit, "min"))
+        return b.emit(Binary(x, b.emit(Broadcast(factor, x.type.shape, (0,))), "mul"))
+
+    check(module_of(body, "3 8", "3", ""), "fuse")
