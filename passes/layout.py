@@ -128,11 +128,14 @@ def _flexible(op: Operation) -> bool:
 
 
 def _keeps_channels(op: Reshape) -> bool:
-    """Regroups spatial axes only."""
+    """Regroups spatial axes only: their elements are equally many, and keep their order, whatever their sizes."""
     before, after = op.operand.type.shape, op.shape
-    if len(before) < 3 or len(after) < 3 or before[:2] != after[:2]:
-        return False
-    return groups(before[2:], after[2:]) is not None
+    return len(before) > 2 and len(after) > 2 and before[:2] == after[:2]
+
+
+def _repeats_in_space(op: Broadcast) -> bool:
+    """Repeats along spatial axes only (nearest-neighbour upsampling): the operand has the result's layout."""
+    return op.operand.type.rank > 2 and op.axes[:2] == (0, 1)
 
 
 def _result_is_last(op: Operation) -> bool:
@@ -147,7 +150,9 @@ def _layout_operands(op: Operation) -> list[Value]:
     match op:
         case Conv() | ConvTranspose() | Gather() | Pad():
             return [op.operands[0]]
-        case Broadcast() | Iota():
+        case Broadcast():
+            return [op.operand] if _repeats_in_space(op) else []
+        case Iota():
             return []
     return list(op.operands)
 
@@ -262,7 +267,7 @@ def _broadcast_cost(op: Broadcast) -> int:
     """Bytes of the operand if making the result channels-last transposes it."""
     position = inverse(to_last(len(op.shape)))
     axes = [position[a] for a in op.axes]
-    if axes == sorted(axes) or constant(op.operand) is not None:
+    if axes == sorted(axes) or _repeats_in_space(op) or constant(op.operand) is not None:
         return 0
     size = op.operand.type.bytes
     nominal = substitute(size, dict.fromkeys(symbols_of(size), _NOMINAL))
@@ -342,6 +347,8 @@ def _in_last_layout(op: Operation, last: dict[Value, Value], builder: Builder) -
             rank = len(op.shape)
             position = inverse(to_last(rank))
             axes = [position[a] for a in op.axes]
+            if _repeats_in_space(op):
+                return Broadcast(operands[0], _permuted(op.shape, rank), (0, *axes[2:], axes[1])).at(op.location)
             order = sorted(range(len(axes)), key=lambda i: axes[i])
             operand = transposed(builder, op.operand, order)
             shape = _permuted(op.shape, rank)

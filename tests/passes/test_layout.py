@@ -195,3 +195,19 @@ def test_attention_beside_convolutions_keeps_its_layout() -> None:
 
     changed = check(module_of(body, "2 3 8 8", "2 5 4 3"), PIPELINE, rtol=1e-5, atol=1e-5)
     assert names(changed).count("transpose") == 3  # to and from the convolution, and the one that was there
+
+
+def test_nearest_upsampling_stays_channels_last() -> None:
+    """Repetition along spatial axes and regrouping of symbolic ones need no transpose between convolutions."""
+
+    def make(b: Builder, x: Value) -> Value:
+        y = b.emit(Conv(x, const(b, np.ones((4, 3, 1, 1))), (1, 1), (0, 0), (0, 0), (1, 1), 1))
+        n, c, height, width = y.type.shape
+        repeated = b.emit(Broadcast(y, (n, c, height, 2, width, 2), (0, 1, 2, 4)))
+        # stated by other symbols, as sizes read from another tensor's shape are
+        grown = b.emit(Reshape(repeated, (n, c, 2 * width, 2 * height)))
+        return b.emit(Conv(grown, const(b, np.ones((3, 4, 1, 1))), (1, 1), (0, 0), (0, 0), (1, 1), 1))
+
+    module = module_of(make, "n 3 h w")
+    changed = check(module, "layout", rtol=1e-5, atol=1e-5, n=2, h=5, w=7)
+    assert names(changed).count("transpose") == 2  # of the input and of the result
