@@ -186,3 +186,11 @@ def test_weights_are_mapped_from_the_cache(cache_folder: Path) -> None:
     ds.compile(models.perceptron())
     again = ds.compile(models.perceptron())
     assert str(cache_folder) in Path("/proc/self/maps").read_text() and again.report().cached
+
+
+def test_of_several_processes_one_compiles(tmp_path: Path) -> None:
+    path = models.save(models.perceptron(), tmp_path)
+    command = [sys.executable, "-c", textwrap.dedent(RUN) + "\nprint(answer[0])", str(path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = sorted(process.communicate()[0].strip() for process in running)
+    assert said == ["False", "True", "True", "True"]
