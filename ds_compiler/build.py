@@ -10,7 +10,7 @@ from ds_compiler import passes as rooms
 from ds_compiler.backends.llvm.compile import Compiled, compile_module
 from ds_compiler.backends.llvm.parallel import pool_object
 from ds_compiler.backends.llvm.target import Target, parse_target
-from ds_compiler.ir import CompileError, Module
+from ds_compiler.ir import CompileError, Dim, Module, parse_dim
 from ds_compiler.passes.buffers import Where
 from ds_compiler.runtime import artifact
 from ds_compiler.runtime.artifact import Contents
@@ -89,6 +89,7 @@ def build(source: Source, target_name: str, passes: str, verify: bool) -> Built:
         "pass_seconds": by_pass,
         "distinct_kernels": compiled.kernels,
         "barriers": compiled.barriers,
+        "work": {"flops": _total(compiled, "flops"), "bytes": _total(compiled, "bytes")},
         "memory": _memory(compiled),
         "rewrites": dict(remarks.counts.most_common()),
         "remarks": [str(entry) for entry in remarks.missed[:MOST_REMARKS]],
@@ -124,6 +125,14 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("ds_compiler")
+
+
+def _total(compiled: Compiled, what: str) -> str:
+    """The sum over all kernels, simplified."""
+    total: Dim = 0
+    for kernel in compiled.manifest.kernels:
+        total = total + parse_dim(getattr(kernel, what))
+    return str(total)
 
 
 def _memory(compiled: Compiled) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,15 +51,15 @@ class Report:
     def of(manifest: Manifest, account: Mapping[str, Any], cached: bool, memory: Mapping[str, int]) -> Report:
         """The report on a program; `account` is what `build` told, or empty."""
         kernels = tuple(kernel for kernel in manifest.kernels if kernel.nodes)
-        target = account.get("target", {})
+        target, work = account.get("target", {}), account.get("work", {})
         return Report(
             name=manifest.name,
             target=str(target.get("cpu", manifest.arch)),
             version=manifest.version,
             kernels=kernels,
             distinct_kernels=account.get("distinct_kernels"),
-            flops=_total([kernel.flops for kernel in kernels]),
-            bytes=_total([kernel.bytes for kernel in kernels]),
+            flops=work.get("flops") or _total(kernel.flops for kernel in kernels),
+            bytes=work.get("bytes") or _total(kernel.bytes for kernel in kernels),
             arena=manifest.arena,
             scratch=manifest.scratch,
             constant_bytes=manifest.constant_block_bytes(),
@@ -108,12 +108,9 @@ def _ready(account: Mapping[str, Any]) -> Mapping[str, float]:
     return ready
 
 
-def _total(sizes: list[str]) -> str:
-    """The sum of size expressions: a number if all are static."""
-    static = [int(size) for size in sizes if size.lstrip("-").isdigit()]
-    symbolic = Counter(size for size in sizes if not size.lstrip("-").isdigit())
-    terms = [size if count == 1 else f"{count}*({size})" for size, count in symbolic.items()]
-    return " + ".join([*terms, *([str(sum(static))] if any(static) or not terms else [])])
+def _total(sizes: Iterable[str]) -> str:
+    """The sum of size expressions, for an artifact, which does not hold it simplified."""
+    return " + ".join(f"{count}*({size})" if count > 1 else size for size, count in Counter(sizes).items()) or "0"
 
 
 def evaluate(size: str, symbols: Mapping[str, int]) -> int:

@@ -22,6 +22,8 @@ from ds_compiler.ir.dtypes import from_numpy
 Array = np.ndarray[Any, Any]
 
 OLDEST_OPSET = 7
+MAPPED = 1 << 20
+"""Bytes from which on external data is mapped and not read."""
 LARGEST = 1 << 40
 """Elements that a declared shape may have; more is taken for a damaged file."""
 
@@ -303,4 +305,6 @@ def _external(tensor: TensorProto, folder: Path | None, dtype: DType, what: str)
         inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type)
         inline.raw_data = np.fromfile(path, np.uint8, length, offset=offset).tobytes()
         return np.asarray(numpy_helper.to_array(inline))
+    if expected >= MAPPED:
+        return np.asarray(np.memmap(path, dtype.numpy, "r", offset, (count,))).reshape(tuple(tensor.dims))
     return np.fromfile(path, dtype.numpy, count, offset=offset).reshape(tuple(tensor.dims))

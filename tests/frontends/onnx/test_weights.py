@@ -93,3 +93,15 @@ def test_damage_is_left_to_protobuf(seed: int, tmp_path: Path) -> None:
     for tensor, original in zip(loaded.proto.graph.initializer, whole.graph.initializer, strict=True):
         if tensor.name in loaded.weights and not tensor.HasField("raw_data"):
             assert bytes(loaded.weights[tensor.name]) == original.raw_data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_external_data_is_mapped(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "MAPPED", 0)
+    path, proto = tmp_path / "model.onnx", model(kind)
+    expected = numpy_helper.to_array(proto.graph.initializer[1])
+    onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    loaded = loader.load_model(path)
+    found = loader.read_initializer(loaded.proto.graph.initializer[1], loaded)
+    assert found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
+    assert kind == "INT4" or "weights.bin" in Path("/proc/self/maps").read_text()
