@@ -444,6 +444,8 @@ class _LoopGrowth:
 
     def _affordable(self, op: Operation, axes: Map | None, repeated: bool) -> bool:
         """Whether computing `op` here does not repeat costly work for each element of a broadcast."""
+        if repeated and axes is None and isinstance(op, _ELEMENTWISE) and not isinstance(op, Cast):
+            return False  # indices: each is read for many elements (a resize ran three times as long with them inside)
         if not repeated or _flops(op) < _EXPENSIVE_FLOPS:
             return True
         # Inside a reduction kernel, what varies along outer axes only is computed once a row.

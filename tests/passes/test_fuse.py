@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ds_compiler.ir import Builder, Value
-from ds_compiler.ops import Binary, Broadcast, Reduce, Unary
-from tests.passes.helpers import check, module_of
+from ds_compiler.ir.dtypes import i64
+from ds_compiler.ops import Binary, Broadcast, Cast, Fusion, Gather, Reduce, Unary
+from tests.passes.helpers import check, module_of, spread
 
 
 def test_kernels_do_not_need_each_other() -> None:
@@ -33,3 +34,16 @@ def test_a_value_behind_a_shared_broadcast_has_other_readers() -> None:
         return b.emit(Binary(x, b.emit(Broadcast(factor, x.type.shape, (0,))), "mul"))
 
     check(module_of(body, "3 8", "3", ""), "fuse")
+
+
+def test_indices_are_computed_once() -> None:
+    """Not for each element that a gather reads by them; only their conversion is free."""
+
+    def body(b: Builder, x: Value, y: Value) -> Value:
+        half = b.emit(Binary(y, spread(b, 0.5, y), "mul"))
+        return b.emit(Unary(b.emit(Gather(x, b.emit(Cast(half, i64)), 1)), "exp"))
+
+    module = check(module_of(body, "3 8", "5"), "fuse", rtol=1e-6)
+    kernels = [[op.mnemonic for op in k.body.block] for k in module.main.block if isinstance(k, Fusion)]
+    assert [k[-2] for k in kernels] == ["mul", "exp"]
+    assert "cast" in kernels[1]
