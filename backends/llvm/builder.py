@@ -9,89 +9,29 @@ Types are LLVM type strings: ``i1 i8 i16 i32 i64 half bfloat float double ptr`` 
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
+from ds_compiler.backends.llvm.flow import BlockBuilder
+from ds_compiler.backends.llvm.values import (
+    V,
+    bytes_of,
+    constant,
+    intrinsic_suffix,
+    known,
+    natural_alignment,
+    vector_of,
+)
 
-@dataclass(frozen=True, slots=True)
-class V:
-    """An LLVM value: its type and how it is written as an operand (``%12``, ``7``, ``0x7FF...``)."""
-
-    type: str
-    ref: str
-
-    @property
-    def lanes(self) -> int:
-        """Number of vector lanes; 0 for a scalar."""
-        return int(self.type[1:].split(" ", 1)[0]) if self.type.startswith("<") else 0
-
-    @property
-    def element(self) -> str:
-        """Element type of a vector, or the type itself."""
-        return self.type[1:-1].split(" x ", 1)[1] if self.type.startswith("<") else self.type
-
-    def __str__(self) -> str:
-        return f"{self.type} {self.ref}"
-
-
-def vector_of(element: str, lanes: int) -> str:
-    """The type of `lanes` elements; `lanes` 0 means a scalar."""
-    return f"<{lanes} x {element}>" if lanes else element
-
-
-def known(value: V) -> int | None:
-    """The integer a scalar constant stands for; None for a run-time value."""
-    return int(value.ref) if not value.lanes and value.ref.lstrip("-").isdigit() else None
-
-
-_FLOAT_HEX = {"float", "double"}
-
-
-def constant(type_: str, value: int | float | bool) -> V:
-    """A scalar constant, or a splat of it when `type_` is a vector."""
-    lanes, element = V(type_, "").lanes, V(type_, "").element
-    if element in ("float", "double", "half", "bfloat"):
-        if element == "double":
-            bits = struct.unpack("<Q", struct.pack("<d", float(value)))[0]
-            text = f"0x{bits:016X}"
-        elif element == "float":
-            # LLVM writes a float as the hexadecimal double of the same value.
-            try:
-                narrowed = struct.unpack("<f", struct.pack("<f", float(value)))[0]
-            except OverflowError:
-                narrowed = float("inf") if value > 0 else float("-inf")
-            bits = struct.unpack("<Q", struct.pack("<d", narrowed))[0]
-            text = f"0x{bits:016X}"
-        elif element == "half":
-            text = f"0xH{struct.unpack('<H', struct.pack('<e', float(value)))[0]:04X}"
-        else:
-            raw: int = struct.unpack("<I", struct.pack("<f", float(value)))[0]
-            text = f"0xR{(raw + 0x7FFF + ((raw >> 16) & 1)) >> 16:04X}"
-    elif element == "i1":
-        text = "true" if value else "false"
-    elif element == "ptr":
-        text = "null"
-    else:
-        text = str(int(value))
-    if lanes:
-        text = "<" + ", ".join(f"{element} {text}" for _ in range(lanes)) + ">"
-    return V(type_, text)
-
-
-@dataclass
-class Loop:
-    """A counted loop under construction; see `FunctionBuilder.loop`."""
-
-    index: V
-    carried: list[V]
-    results: list[V] = field(default_factory=list)
-    _next: list[V] | None = None
-
-    def carry(self, *values: V) -> None:
-        """Give the next iteration's values of `carried` (call once, at the end of the body)."""
-        self._next = list(values)
+__all__ = [
+    "FunctionBuilder",
+    "ModuleBuilder",
+    "V",
+    "bytes_of",
+    "constant",
+    "intrinsic_suffix",
+    "known",
+    "vector_of",
+]
 
 
 class ModuleBuilder:
@@ -135,91 +75,13 @@ class ModuleBuilder:
         return "\n".join([*head, *self._globals.values(), *self._declarations.values(), *self.functions.values(), ""])
 
 
-_INVERSE_SUFFIX = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}
-
-
-def intrinsic_suffix(type_: str) -> str:
-    """Mangled type of an overloaded intrinsic: ``<8 x float>`` → ``v8f32``."""
-    value = V(type_, "")
-    element = _INVERSE_SUFFIX.get(value.element, value.element)
-    return f"v{value.lanes}{element}" if value.lanes else element
-
-
-class FunctionBuilder:
+class FunctionBuilder(BlockBuilder):
     """Emits the body of one function.
 
     `loop` and `if_` are structured helpers that place the phi nodes; straight-line instructions
     are one method each. Integer arithmetic folds when both operands are constants, so that a
     static extent leaves no instruction behind.
     """
-
-    def __init__(
-        self,
-        module: ModuleBuilder,
-        name: str,
-        parameters: Sequence[tuple[str, str]],
-        result: str,
-        *,
-        internal: bool,
-        attributes: str,
-    ) -> None:
-        self.module, self.name, self._result = module, name, result
-        self._internal, self._attributes = internal, attributes
-        self._parameters = list(parameters)
-        self.args: list[V] = [V(t.split(" ")[0] if not t.startswith("<") else t, f"%{n}") for t, n in parameters]
-        self._lines: list[str] = []
-        self._entry: list[str] = []
-        self._counter = 0
-        self._block = "entry"
-
-    # -- plumbing -----------------------------------------------------------------------------
-    def _name(self) -> str:
-        self._counter += 1
-        return f"%v{self._counter}"
-
-    def _label(self, hint: str) -> str:
-        self._counter += 1
-        return f"{hint}{self._counter}"
-
-    def emit(self, type_: str, text: str) -> V:
-        """Append ``%n = text`` and return its result of type `type_`."""
-        name = self._name()
-        self._lines.append(f"  {name} = {text}")
-        return V(type_, name)
-
-    def void(self, text: str) -> None:
-        """Append an instruction without a result."""
-        self._lines.append(f"  {text}")
-
-    def comment(self, text: str) -> None:
-        """Append a comment line (for people reading ``--emit ir``)."""
-        self._lines.append(f"  ; {text}")
-
-    def _start_block(self, label: str) -> None:
-        self._lines.append(f"{label}:")
-        self._block = label
-
-    @property
-    def block(self) -> str:
-        """Label of the block being filled."""
-        return self._block
-
-    def label(self, hint: str) -> str:
-        """A new block's label, for control flow that the structured helpers do not cover; see `place`."""
-        return self._label(hint)
-
-    def place(self, label: str) -> None:
-        """Start filling block `label`; the block before it must have ended in a branch."""
-        self._start_block(label)
-
-    def finish(self) -> None:
-        """Close the function and add it to the module. `ret` must have been emitted."""
-        parameters = ", ".join(f"{t} %{n}" for t, n in self._parameters)
-        linkage = "internal " if self._internal else ""
-        body = "\n".join(["entry:", *self._entry, *self._lines])
-        self.module.functions[self.name] = (
-            f"define {linkage}{self._result} @{self.name}({parameters}) {self._attributes} {{\n{body}\n}}"
-        )
 
     # -- constants ----------------------------------------------------------------------------
     def const(self, type_: str, value: int | float | bool) -> V:
@@ -358,7 +220,7 @@ class FunctionBuilder:
 
     def iota(self, element: str, lanes: int) -> V:
         """Constant vector 0, 1, …, lanes-1."""
-        if element in _FLOAT_HEX:
+        if element in ("float", "double"):
             text = ", ".join(str(constant(element, i)) for i in range(lanes))
         else:
             text = ", ".join(f"{element} {i}" for i in range(lanes))
@@ -381,18 +243,18 @@ class FunctionBuilder:
 
     def load(self, type_: str, address: V, *, align: int | None = None) -> V:
         """Load; vectors are assumed aligned only to their element unless `align` (bytes) is given."""
-        align = align or _natural_alignment(type_)
+        align = align or natural_alignment(type_)
         return self.emit(type_, f"load {type_}, ptr {address.ref}, align {align}")
 
     def store(self, value: V, address: V, *, align: int | None = None) -> None:
-        align = align or _natural_alignment(value.type)
+        align = align or natural_alignment(value.type)
         self.void(f"store {value}, ptr {address.ref}, align {align}")
 
     def masked_load(self, type_: str, address: V, mask: V) -> V:
         """Load the lanes where `mask` is true; the others read as zero and touch no memory."""
         suffix = intrinsic_suffix(type_)
         name = self.module.declare(f"llvm.masked.load.{suffix}.p0", type_, ["ptr", "i32 immarg", mask.type, type_])
-        align = _natural_alignment(type_)
+        align = natural_alignment(type_)
         text = f"call {type_} @{name}(ptr {address.ref}, i32 {align}, {mask}, {type_} zeroinitializer)"
         return self.emit(type_, text)
 
@@ -417,7 +279,7 @@ class FunctionBuilder:
         name = self.module.declare(
             f"llvm.masked.store.{suffix}.p0", "void", [value.type, "ptr", "i32 immarg", mask.type]
         )
-        align = _natural_alignment(value.type)
+        align = natural_alignment(value.type)
         self.void(f"call void @{name}({value}, ptr {address.ref}, i32 {align}, {mask})")
 
     def alloca(self, type_: str, count: int, *, align: int = 64) -> V:
@@ -426,7 +288,7 @@ class FunctionBuilder:
         self._entry.append(f"  {name} = alloca {type_}, i64 {count}, align {align}")
         return V("ptr", name)
 
-    # -- calls and control flow ---------------------------------------------------------------
+    # -- calls -----------------------------------------------------------------------------------
     def call(self, name: str, result: str, *operands: V) -> V:
         """Call a declared or defined function; for ``void`` the returned `V` must not be used."""
         arguments = ", ".join(str(o) for o in operands)
@@ -438,118 +300,7 @@ class FunctionBuilder:
     def ret(self, value: V | None = None) -> None:
         self.void("ret void" if value is None else f"ret {value}")
 
-    @contextmanager
-    def loop(
-        self, start: V, stop: V, step: V | int = 1, carried: Sequence[V] = (), hint: str = "loop"
-    ) -> Iterator[Loop]:
-        """``for index in range(start, stop, step)`` with loop-carried values; step > 0.
-
-        with b.loop(b.i64(0), n, carried=[zero]) as loop:
-            x = b.load("float", b.gep("float", p, loop.index))
-            loop.carry(b.fadd(loop.carried[0], x))
-        total = loop.results[0]
-        """
-        step_v = V("i64", str(step)) if isinstance(step, int) else step
-        before, head, body, exit_ = self._block, *(self._label(f"{hint}.{p}") for p in ("head", "body", "exit"))
-        self.void(f"br label %{head}")
-        self._start_block(head)
-        index = V("i64", self._name())
-        phis = [V(c.type, self._name()) for c in carried]
-        patch = len(self._lines)
-        self._lines.extend([""] * (1 + len(phis)))
-        condition = self.icmp("slt", index, stop)
-        self.void(f"br i1 {condition.ref}, label %{body}, label %{exit_}")
-        self._start_block(body)
-        loop = Loop(index, phis)
-        yield loop
-        following = loop._next if loop._next is not None else []
-        if len(following) != len(phis):
-            raise ValueError(f"loop carries {len(phis)} values, {len(following)} given")
-        next_index = self.binary("add nsw", index, step_v)
-        latch = self._block
-        self.void(f"br label %{head}")
-        pairs = [(index, start, next_index), *zip(phis, carried, following)]
-        for offset, (phi, first, later) in enumerate(pairs):
-            self._lines[patch + offset] = (
-                f"  {phi.ref} = phi {phi.type} [ {first.ref}, %{before} ], [ {later.ref}, %{latch} ]"
-            )
-        loop.results = list(phis)
-        self._start_block(exit_)
-
-    @contextmanager
-    def if_(self, condition: V, hint: str = "if") -> Iterator[None]:
-        """Run the body when `condition` (i1) is true; defines no values."""
-        then, done = self._label(f"{hint}.then"), self._label(f"{hint}.done")
-        self.void(f"br i1 {condition.ref}, label %{then}, label %{done}")
-        self._start_block(then)
-        yield
-        self.void(f"br label %{done}")
-        self._start_block(done)
-
-    def if_else(self, condition: V) -> Branches:
-        """Two-way branch with values; see `Branches`."""
-        return Branches(self, condition)
-
-
-class Branches:
-    """``if``/``else`` that yields values.
-
-    branches = b.if_else(condition)
-    with branches.then():
-        branches.give(x)
-    with branches.otherwise():
-        branches.give(y)
-    (result,) = branches.results()
-    """
-
-    def __init__(self, builder: FunctionBuilder, condition: V) -> None:
-        self._b = builder
-        self._then, self._else, self._done = (builder._label(f"br.{p}") for p in ("then", "else", "done"))
-        builder.void(f"br i1 {condition.ref}, label %{self._then}, label %{self._else}")
-        self._given: list[tuple[list[V], str]] = []
-        self._current: list[V] = []
-
-    def give(self, *values: V) -> None:
-        """The values of this arm."""
-        self._current = list(values)
-
-    @contextmanager
-    def _arm(self, label: str) -> Iterator[None]:
-        self._b._start_block(label)
-        self._current = []
-        yield
-        self._given.append((self._current, self._b.block))
-        self._b.void(f"br label %{self._done}")
-
-    def then(self) -> AbstractContextManager[None]:
-        return self._arm(self._then)
-
-    def otherwise(self) -> AbstractContextManager[None]:
-        return self._arm(self._else)
-
-    def results(self) -> list[V]:
-        """Merge both arms (call after them); one phi a value."""
-        self._b._start_block(self._done)
-        (first, first_block), (second, second_block) = self._given
-        return [
-            self._b.emit(x.type, f"phi {x.type} [ {x.ref}, %{first_block} ], [ {y.ref}, %{second_block} ]")
-            for x, y in zip(first, second, strict=True)
-        ]
-
 
 def _prefix_mask(count: int, lanes: int) -> str:
     """The constant mask whose first `count` lanes are true."""
     return "<" + ", ".join("i1 true" if lane < count else "i1 false" for lane in range(lanes)) + ">"
-
-
-_BYTES = {"i1": 1, "i8": 1, "i16": 2, "half": 2, "bfloat": 2, "i32": 4, "float": 4, "i64": 8, "double": 8, "ptr": 8}
-
-
-def bytes_of(type_: str) -> int:
-    """Size in memory of a scalar type, or of all lanes of a vector type, in bytes."""
-    value = V(type_, "")
-    return _BYTES[value.element] * max(1, value.lanes)
-
-
-def _natural_alignment(type_: str) -> int:
-    return _BYTES[V(type_, "").element]
