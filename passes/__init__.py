@@ -6,7 +6,18 @@ Read: `manager` (names, options, pipelines), `rewriter`, `canonicalize` with `pa
 """
 
 # Importing a pass's file registers it.
-from ds_compiler.passes import attention, canonicalize, cse, dce, fold, fold_affine, fuse, layout, simplify_shapes
+from ds_compiler.passes import (
+    attention,
+    canonicalize,
+    cse,
+    dce,
+    fold,
+    fold_affine,
+    fuse,
+    layout,
+    merge_matmuls,
+    simplify_shapes,
+)
 from ds_compiler.passes.manager import PASSES, PIPELINES, parse_pipeline, register, run
 from ds_compiler.passes.remarks import collect
 
@@ -22,6 +33,7 @@ __all__ = [
     "fold_affine",
     "fuse",
     "layout",
+    "merge_matmuls",
     "parse_pipeline",
     "register",
     "run",
