@@ -167,8 +167,8 @@ def _published() -> list[ModelSpec]:
             make_inputs=_pages,
             dims=_sizes((1, 48, 320), (1, 48, 120), (6, 48, 320), (2, 48, 641), (1, 48, 960)),
             tolerance=5e-4,
-            note="Some pages are ill-conditioned: on that of seed 0, onnxruntime is 2.0e-4 (not optimised: 2.9e-4) from "
-            "the exact result, ours 3.2e-4 (python -m bench.exact ppocr_rec).",
+            note="Some pages are ill-conditioned: on that of seed 0, onnxruntime is 2.0e-4 (not optimised: 2.9e-4) "
+            "from the exact result, ours 3.2e-4 (python -m bench.exact ppocr_rec).",
         ),
         spec(
             "ppocr_cls",
