@@ -70,7 +70,7 @@ class BlockBuilder:
 
     def comment(self, text: str) -> None:
         """Append a comment line (for people reading ``--emit ir``)."""
-        self._lines.append(f"  ; {text}")
+        self._lines.append(f"  ; {' '.join(text.splitlines())}")
 
     def _start_block(self, label: str) -> None:
         self._lines.append(f"{label}:")

@@ -65,6 +65,7 @@ def load_model(source: str | os.PathLike[str] | bytes | ModelProto) -> LoadedMod
             cut = _read(path)
             data, weights, what, folder = cut.model, cut.weights, f"'{path}'", path.resolve().parent
         model = _parse(data, what)
+    check_text(model)
     loaded = LoadedModel(model, opset_versions(model.opset_import), folder, weights=weights)
     for function in model.functions:
         key = (canonical_domain(function.domain), function.name)
@@ -96,6 +97,47 @@ def _parse(data: bytes, what: str) -> ModelProto:
     if not model.HasField("graph") or not (model.graph.node or model.graph.output) or model.ir_version < 1:
         raise CompileError(f"{what} is not an ONNX model: it holds no graph", help="get the file again")
     return model
+
+
+def check_text(model: ModelProto) -> None:
+    """Reject names that are not UTF-8, which protobuf hands on as bytes.
+
+    Raises:
+        CompileError: naming one.
+    """
+    for text in _texts(model):
+        if not isinstance(text, str):
+            raise CompileError(f"the model is damaged: a name is not UTF-8: {text!r}", help="get the file again")
+
+
+def _texts(model: ModelProto) -> Iterator[object]:
+    yield model.producer_name
+    for entry in model.opset_import:
+        yield entry.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+        yield from (entry.domain for entry in function.opset_import)
+        yield from _node_texts(function.node)
+    yield from _graph_texts(model.graph)
+
+
+def _graph_texts(graph: GraphProto) -> Iterator[object]:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in (*graph.initializer, *(entry.values for entry in graph.sparse_initializer)):
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    yield from _node_texts(graph.node)
+
+
+def _node_texts(nodes: Iterable[NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+        for graph in subgraphs(node):
+            yield from _graph_texts(graph)
 
 
 def opset_versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:

@@ -198,3 +198,12 @@ def test_artifacts(tmp_path: Path) -> None:
     with pytest.raises(ds.LoadError, match=r"model\.onnx"):
         models.save(models.perceptron(), tmp_path, "model.onnx")
         ds.load(tmp_path / "model.onnx")
+
+
+def test_names_may_hold_anything() -> None:
+    proto = models.perceptron()
+    proto.graph.node[1].name = 'a\nb ; } " \\ c\r\nd'
+    proto.graph.output[0].name = proto.graph.node[-1].output[0] = 'y "\n'
+    program = ds.compile(proto)
+    close(program(x=models.x_of(2))['y "\n'], models.perceptron_in_numpy(models.x_of(2)))
+    assert 'a\nb ; } " \\ c\r\nd' in program.report().kernels[0].nodes

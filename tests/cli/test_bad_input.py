@@ -38,6 +38,13 @@ def test_damaged_files(command: str, content: str, tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    for name in (b"square", b"Tanh", b"batch", b"difference"):
+        path.write_bytes(tiny.perceptron().SerializeToString().replace(name, b"\xff" + name[1:]))
+        assert "not UTF-8" in fails("run", path, "--random")
+
+
 @pytest.mark.parametrize("keep", [0, 10, 3000, -1])
 def test_damaged_artifacts(keep: int, perceptron: Path, tmp_path: Path) -> None:
     artifact = tmp_path / "tiny.dsa"
