@@ -6,12 +6,12 @@ import itertools
 
 from ds_compiler.frontends.onnx.emitter import Emitter
 from ds_compiler.frontends.onnx.node import Node
-from ds_compiler.frontends.onnx.operators.windows import Windows, read_windows
+from ds_compiler.frontends.onnx.operators.windows import Windows, explicit_pads, per_axis, read_windows
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Dim, Value
 from ds_compiler.ir.dims import product
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import Iota, Pad, ReduceWindow, Slice
+from ds_compiler.ops import Iota, Pad, ReduceWindow, ScatterElements, Slice
 from ds_compiler.ops.reduction import identity
 
 
@@ -125,3 +125,29 @@ def global_pool(e: Emitter, n: Node) -> Value:
         total = e.reduce(_power(e, n, e.wide(x)), axes, "sum", keepdims=True)
         return e.cast(_root(e, n, total), x.type.dtype)
     return e.reduce(x, axes, "max" if n.op_type == "GlobalMaxPool" else "mean", keepdims=True)
+
+
+@onnx_op("MaxUnpool", since=9)
+def max_unpool(e: Emitter, n: Node) -> Value:
+    """Elements at the positions that MaxPool gave, zeros elsewhere; a larger ``output_shape`` adds zeros behind."""
+    x, positions = n.input(0), n.input(1)
+    kernel = n.ints("kernel_shape")
+    rank = x.type.rank - 2
+    if len(kernel) != rank or positions.type.shape != x.type.shape:
+        n.fail(f"input is {x.type}, positions are {positions.type}, the kernel is {list(kernel)}")
+    strides, pads = per_axis(n, "strides", rank), explicit_pads(n, rank)
+    shape = list(x.type.shape)
+    for axis, size in enumerate(x.type.shape[2:]):
+        shape[axis + 2] = (size - 1) * strides[axis] + kernel[axis] - pads[axis] - pads[axis + rank]
+    count, total = x.type.elements, product(tuple(shape))
+    zeros = e.full(0, x.type.with_shape((total,)))
+    where, values = e.reshape(positions, (count,)), e.reshape(x, (count,))
+    result = e.reshape(e.emit(ScatterElements(zeros, where, values, 0, "set")), shape)
+    wanted = n.optional(2)
+    if wanted is None:
+        return result
+    sizes = e.dims(wanted)
+    if sizes is None or len(sizes) != rank + 2:
+        n.fail(f"output_shape must be known and name {rank + 2} sizes")
+    behind = tuple(a - b for a, b in zip(sizes, shape, strict=True))
+    return e.emit(Pad(result, e.scalar(0, x.type.dtype), (0,) * len(shape), behind))

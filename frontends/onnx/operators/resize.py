@@ -8,7 +8,6 @@ neighbours that repeat or step evenly become broadcasts and slices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -16,11 +15,12 @@ import numpy as np
 from ds_compiler.frontends.onnx.emitter import Emitter
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.operators.resize_antialias import antialias_matrix
+from ds_compiler.frontends.onnx.operators.resize_positions import Axis, Mode, as_float, clamped, coordinates, rounded
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Dim, Value
 from ds_compiler.ir.dims import floordiv
 from ds_compiler.ir.dtypes import f32, i64
-from ds_compiler.ops import DotGeneral, Gather, Iota
+from ds_compiler.ops import DotGeneral, Gather
 
 _COORDINATES = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
@@ -28,42 +28,6 @@ _COORDINATES = (
 )  # fmt: skip
 _ROUNDING = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 _UNIFORM = ("half_pixel", "asymmetric", "tf_half_pixel_for_nn")  # coordinate(i + scale) = coordinate(i) + 1
-
-
-@dataclass(frozen=True)
-class Mode:
-    """What the attributes say about all axes.
-
-    Attributes:
-        rounding: of nearest; ``simple`` (before opset 11) is floor when an axis grows and ceil when it shrinks.
-    """
-
-    interpolation: str
-    coordinates: str
-    rounding: str
-    cubic_a: float
-    exclude_outside: bool
-    antialias: bool
-    outside: float
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis to resize.
-
-    Attributes:
-        scale: f32 scalar, output positions for each input position.
-        ratio: the same where it is a known number.
-        first, last: f32 scalars, the part of the axis that ``tf_crop_and_resize`` reads.
-    """
-
-    axis: int
-    size: Dim
-    out: Dim
-    scale: Value
-    ratio: float | None
-    first: Value | None = None
-    last: Value | None = None
 
 
 # -- the operators -------------------------------------------------------------------------------------------------
@@ -119,10 +83,6 @@ def _element(e: Emitter, vector: Value, index: int) -> Value:
     return e.reshape(e.slice(vector, 0, index, index + 1), ())
 
 
-def _as_float(e: Emitter, dim: Dim) -> Value:
-    return e.cast(e.size(dim), f32)
-
-
 def _ratio(e: Emitter, scale: Value) -> float | None:
     known = e.array(scale)
     return None if known is None else float(known)
@@ -156,7 +116,7 @@ def _axes_by_scales(e: Emitter, n: Node, x: Value, scales: Value, axes: Sequence
         if known is not None:
             out = scaled_size(size, known)
         else:
-            exact = e.unary("floor", e.binary("mul", _as_float(e, size), extent))
+            exact = e.unary("floor", e.binary("mul", as_float(e, size), extent))
             out = e.bind(e.cast(exact, i64), "resized")
         result.append(Axis(axis, size, out, scale, ratio, first, last))
     return result
@@ -186,8 +146,8 @@ def _axes_by_sizes(e: Emitter, n: Node, x: Value, sizes: Value, axes: Sequence[i
         for scale in scales[1:]:
             common = e.binary("min" if policy == "not_larger" else "max", common, scale)
         scales = [common] * len(scales)
-        rounded = [e.unary("floor", e.binary("add", e.binary("mul", common, _as_float(e, s)), 0.5)) for s in extents]
-        wanted = [e.bind(e.cast(r, i64), "resized") for r in rounded]
+        nearest = [e.unary("floor", e.binary("add", e.binary("mul", common, as_float(e, s)), 0.5)) for s in extents]
+        wanted = [e.bind(e.cast(r, i64), "resized") for r in nearest]
     result = []
     for index, axis in enumerate(axes):
         first, last = _crop(e, roi, index, len(axes))
@@ -199,7 +159,7 @@ def _axes_by_sizes(e: Emitter, n: Node, x: Value, sizes: Value, axes: Sequence[i
 def _quotient(e: Emitter, out: Dim, size: Dim) -> Value:
     if out == size:
         return e.scalar(1, f32)
-    return e.binary("div", _as_float(e, out), _as_float(e, size))
+    return e.binary("div", as_float(e, out), as_float(e, size))
 
 
 # -- all axes ------------------------------------------------------------------------------------------------------
@@ -214,55 +174,11 @@ def resize(e: Emitter, x: Value, axes: Sequence[Axis], mode: Mode) -> Value:
     return e.cast(value, x.type.dtype)
 
 
-def _coordinates(e: Emitter, a: Axis, mode: Mode) -> Value:
-    """Where each output position lies in the input, f32."""
-    i = e.emit(Iota((a.out,), 0, f32))
-    centred = e.binary("div", e.binary("add", i, 0.5), a.scale)
-    match mode.coordinates:
-        case "asymmetric":
-            return e.binary("div", i, a.scale)
-        case "tf_half_pixel_for_nn":
-            return centred
-        case "half_pixel":
-            return e.binary("sub", centred, 0.5)
-        case "pytorch_half_pixel":
-            return e.select(_single(e, a), e.full(0, i.type), e.binary("sub", centred, 0.5))
-        case "half_pixel_symmetric":
-            adjustment = e.binary("div", _as_float(e, a.out), e.binary("mul", a.scale, _as_float(e, a.size)))
-            half = e.binary("mul", _as_float(e, a.size), 0.5)
-            offset = e.binary("mul", half, e.binary("sub", e.scalar(1, f32), adjustment))
-            return e.binary("sub", e.binary("add", offset, centred), 0.5)
-        case "align_corners":
-            step = e.binary("mul", i, _as_float(e, a.size - 1))
-            return e.select(_single(e, a), e.full(0, i.type), e.binary("div", step, _divisor(e, a)))
-    assert a.first is not None and a.last is not None
-    end = _as_float(e, a.size - 1)
-    step = e.binary("div", e.binary("mul", e.binary("sub", a.last, a.first), end), _divisor(e, a))
-    spread = e.binary("add", e.binary("mul", i, step), e.binary("mul", a.first, end))
-    middle = e.binary("mul", e.binary("mul", e.binary("add", a.first, a.last), 0.5), end)
-    return e.select(_single(e, a), middle, spread)
-
-
-def _single(e: Emitter, a: Axis) -> Value:
-    """Whether there is one output position."""
-    return e.compare("eq", e.size(a.out), 1)
-
-
-def _divisor(e: Emitter, a: Axis) -> Value:
-    return e.binary("max", _as_float(e, a.out - 1), 1)
-
-
-def _clamped(e: Emitter, position: Value, a: Axis) -> Value:
-    """An f32 position as an index in range."""
-    index = e.binary("max", e.cast(position, i64), 0)
-    return e.binary("min", index, e.size(a.size - 1))
-
-
 def _extrapolated(e: Emitter, value: Value, position: Value, a: Axis, mode: Mode) -> Value:
     """``extrapolation_value`` where the position lies outside the input."""
     if mode.coordinates != "tf_crop_and_resize":
         return value
-    outside = e.binary("or", e.compare("lt", position, 0), e.compare("gt", position, _as_float(e, a.size - 1)))
+    outside = e.binary("or", e.compare("lt", position, 0), e.compare("gt", position, as_float(e, a.size - 1)))
     return e.select(_along(e, outside, value, a), e.full(mode.outside, value.type), value)
 
 
@@ -277,25 +193,11 @@ def _nearest(e: Emitter, x: Value, axes: Sequence[Axis], mode: Mode) -> Value:
     for a in axes:
         if a.axis in repeated:
             continue
-        position = _coordinates(e, a, mode)
-        index = _clamped(e, _rounded(e, position, a, mode), a)
+        position = coordinates(e, a, mode)
+        index = clamped(e, rounded(e, position, a, mode), a)
         value = _taken(e, value, index, a.axis)
         value = _extrapolated(e, value, position, a, mode)
     return _repeat(e, value, repeated) if repeated else value
-
-
-def _rounded(e: Emitter, position: Value, a: Axis, mode: Mode) -> Value:
-    match mode.rounding:
-        case "floor":
-            return e.unary("floor", position)
-        case "ceil":
-            return e.unary("ceil", position)
-        case "round_prefer_ceil":
-            return e.unary("floor", e.binary("add", position, 0.5))
-        case "round_prefer_floor":
-            return e.unary("ceil", e.binary("sub", position, 0.5))
-    shrinks = e.compare("lt", a.scale, 1)
-    return e.select(shrinks, e.unary("ceil", position), e.unary("floor", position))
 
 
 def _repeats(e: Emitter, a: Axis, mode: Mode) -> bool:
@@ -306,7 +208,7 @@ def _repeats(e: Emitter, a: Axis, mode: Mode) -> bool:
     if a.out != a.size * count:
         return False
     probe = Axis(0, 4, 4 * count, a.scale, a.ratio)
-    indices = e.array(_clamped(e, _rounded(e, _coordinates(e, probe, mode), probe, mode), probe))
+    indices = e.array(clamped(e, rounded(e, coordinates(e, probe, mode), probe, mode), probe))
     return indices is not None and np.array_equal(indices, np.arange(4 * count) // count)
 
 
@@ -335,15 +237,15 @@ def _taken(e: Emitter, x: Value, index: Value, axis: int) -> Value:
 def _interpolated(e: Emitter, x: Value, a: Axis, mode: Mode) -> Value:
     if mode.antialias and (a.ratio is None or a.ratio < 1):
         return _antialiased(e, x, a, mode)
-    position = _coordinates(e, a, mode)
+    position = coordinates(e, a, mode)
     value = _linear(e, x, position, a) if mode.interpolation == "linear" else _cubic(e, x, position, a, mode)
     return _extrapolated(e, value, position, a, mode)
 
 
 def _linear(e: Emitter, x: Value, position: Value, a: Axis) -> Value:
-    position = e.binary("min", e.binary("max", position, 0), _as_float(e, a.size - 1))
+    position = e.binary("min", e.binary("max", position, 0), as_float(e, a.size - 1))
     below = e.unary("floor", position)
-    low = _clamped(e, below, a)
+    low = clamped(e, below, a)
     high = e.binary("min", e.binary("add", low, 1), e.size(a.size - 1))
     left, right = e.emit(Gather(x, low, a.axis)), e.emit(Gather(x, high, a.axis))
     weight = _along(e, e.cast(e.binary("sub", position, below), x.type.dtype), left, a)
@@ -356,7 +258,7 @@ def _cubic(e: Emitter, x: Value, position: Value, a: Axis, mode: Mode) -> Value:
     weights = _cubic_weights(e, e.binary("sub", position, below), mode.cubic_a)
     taps = [e.binary("add", below, offset) for offset in (-1, 0, 1, 2)]
     if mode.exclude_outside:
-        end = _as_float(e, a.size - 1)
+        end = as_float(e, a.size - 1)
         inside = [e.binary("and", e.compare("ge", tap, 0), e.compare("le", tap, end)) for tap in taps]
         weights = [e.select(i, w, e.full(0, w.type)) for i, w in zip(inside, weights, strict=True)]
         total = weights[0]
@@ -365,7 +267,7 @@ def _cubic(e: Emitter, x: Value, position: Value, a: Axis, mode: Mode) -> Value:
         weights = [e.binary("div", weight, total) for weight in weights]
     result: Value | None = None
     for tap, weight in zip(taps, weights, strict=True):
-        part = e.emit(Gather(x, _clamped(e, tap, a), a.axis))
+        part = e.emit(Gather(x, clamped(e, tap, a), a.axis))
         part = e.binary("mul", part, _along(e, e.cast(weight, x.type.dtype), part, a))
         result = part if result is None else e.binary("add", result, part)
     assert result is not None
@@ -389,7 +291,7 @@ def _cubic_weights(e: Emitter, t: Value, a: float) -> list[Value]:
 
 def _antialiased(e: Emitter, x: Value, a: Axis, mode: Mode) -> Value:
     """A product with a constant matrix; the filter is as wide as the step between output positions."""
-    position = e.array(_coordinates(e, a, mode))
+    position = e.array(coordinates(e, a, mode))
     if position is None or a.ratio is None or not isinstance(a.size, int):
         raise e.fail("Resize: antialias with symbolic sizes is not supported", help="fix the sizes with dims")
     matrix = antialias_matrix(

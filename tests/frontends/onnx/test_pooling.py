@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.reference import interpret
 from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
-from tests.frontends.onnx.symbolic import check_sizes, single_node
+from tests.frontends.onnx.symbolic import check_sizes, single_node, with_constants
 
 OPERATORS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool")
 PLANES = tuple({"n": 1 + h % 2, "h": h, "w": w} for h, w in [(7, 8), (8, 9), (9, 10), (12, 7)])
@@ -79,3 +80,22 @@ def test_ceil_mode_counts_stated_padding() -> None:
     )
     (result,) = interpret(module, [np.array([[[1, 2, 3, 4]]], np.float32)])
     np.testing.assert_array_equal(result, [[[2, 2]]])
+
+
+@pytest.mark.parametrize("case", node_cases("MaxUnpool"))
+def test_unpool(case: NodeCase) -> None:
+    check_case(with_constants(case, "output_shape"))
+
+
+def test_unpool_undoes_pooling() -> None:
+    """The largest elements come back to where they were."""
+    windows = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    pool = import_model(single_node("MaxPool", [["n", 3, "h", "w"]], outputs=2, **windows))
+    x = np.random.default_rng(0).uniform(1, 2, (2, 3, 6, 8)).astype(np.float32)
+    largest, positions = interpret(pool, [x])
+    model = single_node("MaxUnpool", [["n", 3, "h", "w"], ["n", 3, "h", "w"]], **windows)
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    (back,) = interpret(import_model(model), [largest, positions])
+    kept = back != 0
+    assert kept.sum() == largest.size
+    np.testing.assert_array_equal(back[kept], x[kept])
