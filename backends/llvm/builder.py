@@ -35,9 +35,14 @@ __all__ = [
 
 
 class ModuleBuilder:
-    """Collects functions, declarations and constants of one LLVM module."""
+    """Collects functions, declarations and constants of one LLVM module.
 
-    def __init__(self, target_triple: str = "", data_layout: str = "") -> None:
+    Attributes:
+        half_conversions: the target converts f16 in hardware; else integer operations do.
+    """
+
+    def __init__(self, target_triple: str = "", data_layout: str = "", *, half_conversions: bool = True) -> None:
+        self.half_conversions = half_conversions
         self.functions: dict[str, str] = {}
         self._declarations: dict[str, str] = {}
         self._globals: dict[str, str] = {}

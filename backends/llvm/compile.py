@@ -85,7 +85,7 @@ def emit(
         CompileError: the program holds something without code; names the node.
     """
     function, seconds = module.main, {} if seconds is None else seconds
-    builder = ModuleBuilder(target.triple)
+    builder = ModuleBuilder(target.triple, half_conversions=target.half_conversions)
     with _phase(seconds, "emit kernels"):
         kernels, distinct = _emit_kernels(builder, function, target)
     with _phase(seconds, "plan memory"):

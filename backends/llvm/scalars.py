@@ -68,7 +68,8 @@ def from_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
         return fb.icmp("ne", value, constant(value.type, 0))
     if dtype.name not in _NARROW:
         return value
-    return math.to_f32(fb, fb.cast("bitcast", value, vector_of(_NARROW[dtype.name], value.lanes)))
+    narrow = fb.cast("bitcast", value, vector_of(_NARROW[dtype.name], value.lanes))
+    return math.to_f32(fb, narrow, f16c=fb.module.half_conversions)
 
 
 def to_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
@@ -77,7 +78,8 @@ def to_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
         return fb.cast("zext", value, vector_of("i8", value.lanes))
     if dtype.name not in _NARROW:
         return value
-    return fb.cast("bitcast", math.from_f32(fb, value, _NARROW[dtype.name]), vector_of("i16", value.lanes))
+    narrow = math.from_f32(fb, value, _NARROW[dtype.name], f16c=fb.module.half_conversions)
+    return fb.cast("bitcast", narrow, vector_of("i16", value.lanes))
 
 
 def select_max(fb: FunctionBuilder, kind: str, a: V, b: V, dtype: DType) -> V:

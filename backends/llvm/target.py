@@ -40,6 +40,13 @@ class Target:
         """Lanes of one vector register holding LLVM scalar type `element`."""
         return self.vector_bits // (8 * bytes_of(element))
 
+    @property
+    def half_conversions(self) -> bool:
+        """Whether f16 converts to and from f32 in hardware; LLVM would call a library routine without."""
+        if not self.triple.startswith("x86_64"):
+            return True
+        return "+f16c" in self.features.split(",") or self.cpu in ("x86-64-v3", "x86-64-v4")
+
     def machine(self) -> llvm.TargetMachine:
         """A fresh LLVM target machine (one for each engine: sharing one crashes when an engine is freed)."""
         initialize()
