@@ -44,6 +44,8 @@ class DotGeneral(Operation):
         a, b = self.lhs.type, self.rhs.type
         if a.dtype != b.dtype:
             raise self.error(f"lhs is {a}, rhs is {b}: element types differ")
+        if a.dtype.kind not in "fiu":
+            raise self.error(f"does not take element type {a.dtype}")
         for side, axes in ((a, (*self.lhs_batch, *self.lhs_contract)), (b, (*self.rhs_batch, *self.rhs_contract))):
             if len(set(axes)) != len(axes) or any(not 0 <= x < side.rank for x in axes):
                 raise self.error(f"axes {axes} do not fit {side}")
@@ -97,6 +99,8 @@ class _Convolution(Operation):
             raise self.error(f"input is {x}, weight is {w}")
         if not len(self.strides) == len(self.low) == len(self.high) == len(self.dilations) == n:
             raise self.error(f"strides, padding and dilations need {n} entries each")
+        if self.layout not in ("nchw", "nhwc"):
+            raise self.error(f"unknown layout '{self.layout}'")
         if min((*self.strides, *self.dilations, self.groups)) < 1:
             raise self.error("strides, dilations and groups must be positive")
         return x, w
@@ -227,8 +231,6 @@ def window_sizes(
 
 def _split(t: TensorType, layout: str) -> tuple[Dim, tuple[Dim, ...]]:
     """(channels, spatial sizes)."""
-    if layout not in ("nchw", "nhwc"):
-        raise ValueError(f"unknown layout '{layout}'")
     return (t.shape[1], t.shape[2:]) if layout == "nchw" else (t.shape[-1], t.shape[1:-1])
 
 

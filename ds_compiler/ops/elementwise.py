@@ -89,9 +89,10 @@ def truncated_division(a: Array, b: Array) -> Array:
 
 
 def _power(a: Array, b: Array) -> Array:
-    if a.dtype.kind in "iu":
-        return np.where(b < 0, np.float64(a) ** np.float64(b), np.power(a, np.where(b < 0, 0, b))).astype(a.dtype)
-    return np.power(a, b)
+    if a.dtype.kind == "f":
+        return np.asarray(np.power(a, b))
+    powers = np.power(a, np.where(b < 0, 0, b).astype(b.dtype))
+    return np.where(b < 0, np.where(np.abs(a) == 1, np.where(b % 2 == 0, 1, a), 0), powers).astype(a.dtype)
 
 
 BINARY: dict[str, Rule] = {
@@ -189,7 +190,8 @@ class Binary(_Elementwise):
     """A function of two elements of equal type.
 
     Integer ``div`` truncates towards zero (x/0 is 0), ``mod`` has the divisor's sign, ``fmod`` the dividend's;
-    integer arithmetic wraps. ``max`` and ``min`` return NaN when either element is NaN.
+    integer arithmetic wraps; ``pow`` of an integer to a negative exponent is 0 unless the base is 1 or -1. ``max`` and
+    ``min`` return NaN when either element is NaN.
     """
 
     lhs: Value
@@ -255,14 +257,26 @@ class Cast(Operation):
         if to.kind == "b":
             return np.asarray(x != 0)
         if source.is_float and to.is_integer:
-            if to.bits <= 4:
-                low, high = (-8, 7) if to.kind == "i" else (0, 15)
-            else:
-                low, high = int(np.iinfo(to.numpy).min), int(np.iinfo(to.numpy).max)
+            low, high = to.limits
             wide = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
             # The largest 64-bit integers are no doubles: clip below them, and put them in afterwards.
             inside = np.clip(wide, float(low), np.nextafter(float(high) + 1, 0))
             inside = inside.astype(np.uint64 if to.name == "u64" else np.int64).astype(to.numpy)
             return np.where(wide >= float(high), np.asarray(high, to.numpy), inside)
+        if source.is_integer and source.bits < 8:
+            x = native(x)  # one 4-bit type does not convert to the other
+        elif source.name == "f64" and to.is_float and to.bits < 32:
+            x = _rounded_to_odd(x)
         with np.errstate(all="ignore"):
             return x.astype(to.numpy)
+
+
+def _rounded_to_odd(x: Array) -> Array:
+    """f64 as f32 such that rounding to a narrower type next gives what rounding once would.
+
+    Source: Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd".
+    """
+    with np.errstate(all="ignore"):
+        near = np.asarray(x.astype(np.float32))
+    away = (near != x) & (near.view(np.uint32) % 2 == 0) & ~np.isnan(x)
+    return np.where(away, np.nextafter(near, np.where(near < x, np.inf, -np.inf).astype(np.float32)), near)

@@ -9,7 +9,10 @@ import numpy as np
 
 from ds_compiler.ir import Operation, Value, op
 from ds_compiler.ir.cost import Cost, traffic
+from ds_compiler.ir.dims import Dim, evaluate
+from ds_compiler.ir.dtypes import i64
 from ds_compiler.ir.types import TensorType
+from ds_compiler.ops.widening import native
 
 Array = np.ndarray[Any, Any]
 Sizes = Mapping[str, int]
@@ -21,6 +24,11 @@ class _Indexing(Operation):
     def _check_indices(self, indices: Value) -> None:
         if not indices.type.dtype.is_integer:
             raise self.error(f"indices are {indices.type}, expected integers")
+
+    def _check_mode(self, source: TensorType) -> None:
+        mode = self.attributes["mode"]
+        if mode != "set" and source.dtype.kind == "s":
+            raise self.error(f"'{mode}' does not take element type {source.dtype}")
 
     def cost(self) -> Cost:
         return traffic(self, 0)
@@ -45,7 +53,8 @@ class Gather(_Indexing):
         return source.with_shape((*source.shape[: self.axis], *self.indices.type.shape, *source.shape[self.axis + 1 :]))
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
-        return np.asarray(operands[0].take(operands[1].astype(np.int64), self.axis))
+        place: tuple[Any, ...] = (*[slice(None)] * self.axis, operands[1].astype(np.int64), Ellipsis)
+        return np.asarray(operands[0][place])
 
     def cost(self) -> Cost:  # the rows read, not the whole table
         moved = self.result.type.bytes
@@ -88,7 +97,7 @@ class GatherND(_Indexing):
         if (
             not isinstance(depth, int)
             or not 1 <= depth <= source.rank - self.batch_axes
-            or self.batch_axes >= index.rank
+            or not 0 <= self.batch_axes < index.rank
         ):
             raise self.error(f"indices {index} with {self.batch_axes} batch axes do not address {source}")
         return source.with_shape((*index.shape[:-1], *source.shape[self.batch_axes + depth :]))
@@ -125,6 +134,11 @@ class ScatterND(_Indexing):
             raise self.error(f"indices {index} do not address {source}")
         if self.updates.type.dtype != source.dtype or self.updates.type.rank != index.rank - 1 + source.rank - depth:
             raise self.error(f"updates {self.updates.type} do not fit {source} at {index}")
+        expected = (*index.shape[:-1], *source.shape[depth:])
+        for a, b in zip(self.updates.type.shape, expected, strict=True):
+            if isinstance(a, int) and isinstance(b, int) and a != b:
+                raise self.error(f"updates {self.updates.type} do not fit {source} at {index}")
+        self._check_mode(source)
         return source
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
@@ -158,6 +172,7 @@ class ScatterElements(_Indexing):
             raise self.error(f"indices {self.indices.type} along axis {self.axis} of {source}")
         if self.updates.type != source.with_shape(self.indices.type.shape):
             raise self.error(f"updates are {self.updates.type}, indices {self.indices.type}")
+        self._check_mode(source)
         return source
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
@@ -179,26 +194,27 @@ class TopK(_Indexing):
     elements the earlier comes first."""
 
     operand: Value
-    k: Any
+    k: Dim
     largest: bool
 
     def infer(self) -> tuple[TensorType, TensorType]:
-        from ds_compiler.ir.dtypes import i64
-
         source = self.operand.type
         if not source.rank:
             raise self.error("a scalar has no axis to sort")
+        if source.dtype.kind not in "fiu":
+            raise self.error(f"does not take element type {source.dtype}")
+        extent = source.shape[-1]
+        if isinstance(self.k, int) and isinstance(extent, int) and not 0 <= self.k <= extent:
+            raise self.error(f"{self.k} elements of {extent}")
         result = source.with_shape((*source.shape[:-1], self.k))
         return result, result.with_dtype(i64)
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> tuple[Array, Array]:
-        from ds_compiler.ir.dims import evaluate
-
         (x,) = operands
         k = evaluate(self.k, sizes)
         if self.largest:
-            order = x.shape[-1] - 1 - np.flip(np.argsort(np.flip(x, -1), -1, kind="stable"), -1)
+            order = x.shape[-1] - 1 - np.flip(np.argsort(np.flip(native(x), -1), -1, kind="stable"), -1)
         else:
-            order = np.argsort(x, -1, kind="stable")
+            order = np.argsort(native(x), -1, kind="stable")
         order = order[..., :k]
         return np.take_along_axis(x, order, -1), order.astype(np.int64)

@@ -194,7 +194,7 @@ class ReduceWindow(Operation):
                 result = _quotient(result, int(np.prod(self.window, dtype=int)), x.dtype)
             elif self.how == "mean_valid":
                 result = _quotient(result, count, x.dtype)
-            return result.astype(self.result.type.dtype.numpy)
+            return np.asarray(result).astype(self.result.type.dtype.numpy)
 
     def cost(self) -> Cost:
         return traffic(self, self.result.type.elements * product(self.window))

@@ -110,6 +110,8 @@ class Iota(_Movement):
     def infer(self) -> TensorType:
         if not 0 <= self.axis < len(self.shape):
             raise self.error(f"axis {self.axis} is out of range for rank {len(self.shape)}")
+        if self.dtype.kind not in "fiu":
+            raise self.error(f"does not take element type {self.dtype}")
         return TensorType(self.shape, self.dtype)
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
@@ -234,6 +236,9 @@ class DynamicSlice(_Movement):
         for index, start in enumerate(self.starts):
             if start.type != TensorType((), i64):
                 raise self.error(f"start {index} is {start.type}, expected tensor<i64>")
+        for axis, (size, extent) in enumerate(zip(self.sizes, self.operand.type.shape, strict=True)):
+            if isinstance(size, int) and isinstance(extent, int) and not 0 <= size <= extent:
+                raise self.error(f"axis {axis}: {size} elements of {extent}")
         return self.operand.type.with_shape(self.sizes)
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> Array:

@@ -18,7 +18,7 @@ from ds_compiler.reference import interpret
 from tests.ir.random_modules import EMITTERS, Program, programs
 
 PROPERTY = settings(
-    deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
