@@ -148,6 +148,9 @@ class _Grouper:
         self.position = {op: n for n, op in enumerate(self.ops)}
         self.group_of: dict[Operation, _Group] = {}
         self.groups: list[_Group] = []
+        # For each position, the first member of the groups that reach over it: from there on, what stands in front of
+        # an operation may need it nevertheless.
+        self.lowest = list(range(len(self.ops)))
 
     def run(self) -> None:
         for op in self.ops:
@@ -163,6 +166,10 @@ class _Grouper:
         self.groups.append(group)
         for op in group.members:
             self.group_of[op] = group
+        places = [self.position[op] for op in group.members]
+        first = min(places)
+        for place in range(first + 1, max(places) + 1):
+            self.lowest[place] = min(self.lowest[place], first)
 
     def _read_elsewhere(self, op: Operation) -> bool:
         """A cheap producer needs a kernel of its own only for readers that can't compute it themselves."""
@@ -192,6 +199,8 @@ class _Grouper:
         """Whether computing `value` needs a result of `members`."""
         wanted = set(members)
         first = min(self.position[m] for m in wanted)
+        while self.lowest[first] < first:
+            first = self.lowest[first]
         start = value.defining_op
         stack = [start] if start is not None and start in self.position else []
         seen: set[Operation] = set()
@@ -199,7 +208,7 @@ class _Grouper:
             op = stack.pop()
             if op in wanted:
                 return True
-            if op in seen or (self.position[op] < first and op not in self.group_of):
+            if op in seen or self.position[op] < first:
                 continue
             seen.add(op)
             stack.extend(self._sources(op))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ds_compiler.ir import Builder, Value
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import Binary, Broadcast, Cast, Fusion, Gather, Reduce, Unary
+from ds_compiler.ops import Binary, Broadcast, Cast, Fusion, Gather, Reduce, Reshape, Unary
 from tests.passes.helpers import check, module_of, spread
 
 
@@ -47,3 +47,16 @@ def test_indices_are_computed_once() -> None:
     kernels = [[op.mnemonic for op in k.body.block] for k in module.main.block if isinstance(k, Fusion)]
     assert [k[-2] for k in kernels] == ["mul", "exp"]
     assert "cast" in kernels[1]
+
+
+def test_a_cycle_through_an_earlier_kernel_with_a_later_member() -> None:
+    """The product stores the exponentials as well, and reads the operand of the sum, which must not store that."""
+
+    def body(b: Builder, x: Value, y: Value) -> list[Value]:
+        power = b.emit(Unary(x, "exp"))
+        flat = b.emit(Reshape(power, (24,)))
+        curve = b.emit(Unary(y, "tanh"))
+        total = b.emit(Binary(flat, curve, "add"))
+        return [total, b.emit(Binary(power, b.emit(Reshape(curve, (4, 6))), "mul"))]
+
+    check(module_of(body, "4 6", "24"), "fuse")
