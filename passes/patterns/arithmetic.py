@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ds_compiler.ir import Builder, Value
-from ds_compiler.ops import Binary, Cast, Compare, Constant, Reduce, Select, Unary
+from ds_compiler.ops import Binary, Cast, Compare, Constant, Reduce, ReduceWindow, Select, Unary
 from ds_compiler.passes.cse import COMMUTATIVE
 from ds_compiler.passes.matching import constant, defined_by, full, is_splat, splat
 from ds_compiler.passes.patterns.canonical import pattern
@@ -126,7 +126,8 @@ def one_over(op: Binary, builder: Builder) -> Rewrite:
 @pattern(Binary)
 def small_power(op: Binary, builder: Builder) -> Rewrite:
     """``x**2`` → ``x*x``, ``x**3`` → ``x*x*x`` (within an ULP of the exact power), ``x**-1`` → ``1/x``,
-    ``x**0.5`` → ``sqrt x`` where x is never negative (the two differ at -inf and -0.0)."""
+    ``x**0.5`` → ``sqrt x`` and ``x**0.75`` → ``sqrt x * sqrt sqrt x`` (of local response normalisation) where x is
+    never negative (they differ at -inf and -0.0)."""
     exponent = splat(op.rhs)
     if op.kind != "pow" or exponent is None:
         return None
@@ -143,6 +144,9 @@ def small_power(op: Binary, builder: Builder) -> Rewrite:
         return builder.emit(Unary(x, "sqrt"))
     if exponent == -0.5 and is_non_negative(x):
         return builder.emit(Unary(x, "rsqrt"))
+    if exponent == 0.75 and x.type.dtype.bits >= 32 and is_non_negative(x):
+        root = builder.emit(Unary(x, "sqrt"))
+        return builder.emit(Binary(root, builder.emit(Unary(root, "sqrt")), "mul"))
     return None
 
 
@@ -163,7 +167,7 @@ def is_non_negative(value: Value, depth: int = 6) -> bool:
             return True
         case Binary(kind="add" | "mul" | "div" | "max"):
             return is_non_negative(op.lhs, depth - 1) and is_non_negative(op.rhs, depth - 1)
-        case Reduce(how="sum" | "mean" | "max" | "min" | "prod"):
+        case Reduce(how="sum" | "mean" | "max" | "min" | "prod") | ReduceWindow(how="sum" | "mean" | "mean_valid"):
             return is_non_negative(op.operand, depth - 1)
         case _ if op.name in ("reshape", "broadcast", "transpose", "slice"):
             return is_non_negative(op.operands[0], depth - 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ds_compiler.ir import Builder, Value, dtypes
-from ds_compiler.ops import Binary, Cast, Compare, Constant, Reduce, Select, Unary
+from ds_compiler.ops import Binary, Cast, Compare, Constant, Reduce, ReduceWindow, Select, Unary
 from tests.passes.helpers import check, const, module_of, names, spread, tensor
 from tests.passes.interpreting import interpret
 
@@ -100,6 +100,7 @@ MISSES: list[tuple[str, str, Body, list[str]]] = [
     ("x/3", "f32", binary("div", 3), ["broadcast", "div"]),
     ("int 1/x", "i32", binary("div", 1, left=True), ["broadcast", "div"]),
     ("x**0.5 of any sign", "f32", binary("pow", 0.5), ["broadcast", "pow"]),
+    ("x**0.75 of any sign", "f32", binary("pow", 0.75), ["broadcast", "pow"]),
     ("sqrt reciprocal", "f32", chain("abs", "reciprocal", "sqrt"), ["abs", "reciprocal", "sqrt"]),
     ("float add add", "f32", bounded(("add", 1), ("add", 2)), ["broadcast", "broadcast", "add", "add"]),
     ("clamp", "f32", bounded(("max", 0.0), ("min", 0.5)), ["broadcast", "broadcast", "max", "min"]),
@@ -204,3 +205,16 @@ def test_uniform_constant_is_a_broadcast_scalar_unless_zeros_differ_in_sign() ->
         return b.emit(Binary(x, const(b, values), "div"))
 
     assert names(check(module_of(zeros, "2 3"), "canonicalize")) == ["div"]
+
+
+def test_local_response_normalisation_takes_roots() -> None:
+    """``(1 + sum of squares over a window) ** 0.75``: the base is never negative."""
+
+    def body(b: Builder, x: Value) -> Value:
+        square = b.emit(Binary(x, x, "mul"))
+        total = b.emit(ReduceWindow(square, (1,), (3,), (1,), (1,), (1,), (1,), "mean"))
+        base = b.emit(Binary(total, spread(b, 1.0, x), "add"))
+        return b.emit(Binary(x, b.emit(Binary(base, spread(b, 0.75, x), "pow")), "div"))
+
+    found = names(check(module_of(body, "2 8 5"), "canonicalize", rtol=1e-6))
+    assert found.count("sqrt") == 2 and "pow" not in found
