@@ -201,7 +201,7 @@ class TopK(_Indexing):
         source = self.operand.type
         if not source.rank:
             raise self.error("a scalar has no axis to sort")
-        if source.dtype.kind not in "fiu":
+        if source.dtype.kind == "s":
             raise self.error(f"does not take element type {source.dtype}")
         extent = source.shape[-1]
         if isinstance(self.k, int) and isinstance(extent, int) and not 0 <= self.k <= extent:

@@ -103,7 +103,7 @@ def test_scatter_elements(mode: str, data: st.DataObject) -> None:
 
 
 @PROPERTY
-@given(data=st.data(), x=arrays(NUMBERS, low=1), largest=st.booleans())
+@given(data=st.data(), x=arrays([*NUMBERS, dtypes.bool_], low=1), largest=st.booleans())
 def test_top_k(data: st.DataObject, x: Array, largest: bool) -> None:
     k = data.draw(st.integers(0, x.shape[-1]))
     got, positions = run(lambda v: TopK(v, k, largest), x)
