@@ -33,7 +33,10 @@ def _keep_in_nest(nest: Nest, graph: Graph) -> Nest:
             if value is None or value.dtype.name not in ("f32", "f64") or value.dtype != step.value.dtype:
                 continue
             loaded = graph.load(step.buffer, step.index, value.dtype)
-            final = replace(step, value=_replaced(graph, step.value, value, loaded))
+            rest = _replaced(graph, step.value, value, loaded)
+            if reduction.how == "sum" and _largest_is_one(value, nest.steps[:earlier]):
+                rest = _scaled(graph, rest, loaded, reduction.number)
+            final = replace(step, value=rest)
             steps: list[Step] = list(nest.steps)
             steps[earlier] = replace(reduction, keep=Store(step.buffer, step.index, value, inner=True))
             steps[position] = final
@@ -46,6 +49,26 @@ def _costliest_common(a: Node, b: Node, inner: frozenset[object]) -> Node | None
     shared = set(walk([a])) & set(walk([b]))
     found = [(cost, n) for n in shared if n.axes & inner and n.index is None and (cost := _flops(n)) >= _COSTLY_FLOPS]
     return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _largest_is_one(value: Node, steps: list[Step]) -> bool:
+    """``exp(x - max x)``: the sum over it is at least 1, or NaN."""
+    if value.op != "exp" or value.operands[0].op != "sub":
+        return False
+    x, top = value.operands[0].operands
+    tops = (s for s in steps if isinstance(s, Reduction) and not s.argument and s.how == "max")
+    return top.op == "reduced" and any(s.number == top.payload and s.value is x for s in tops)
+
+
+def _scaled(graph: Graph, root: Node, kept: Node, number: int) -> Node:
+    """``kept / sum`` as ``kept * (1 / sum)``: one division a row, and one rounding more. The sum must not be tiny."""
+    for node in walk([root]):
+        if node.op == "div" and node.operands[0] is kept:
+            total = node.operands[1]
+            if total.op == "reduced" and total.payload == number:
+                factor = graph.node("reciprocal", (total,), total.dtype)
+                return _replaced(graph, root, node, graph.node("mul", (kept, factor), node.dtype))
+    return root
 
 
 def _flops(root: Node) -> int:

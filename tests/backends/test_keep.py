@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.ir import Kernel, Reduction, Store, step_nodes, walk
 from ds_compiler.backends.loops.keep import keep_costly
@@ -40,8 +42,23 @@ def test_softmax_takes_each_exponential_once() -> None:
     assert kept(kernel) == 1
     (nest,) = kernel.nests
     last = nest.steps[-1]
-    assert isinstance(last, Store) and not any(n.op == "exp" for n in walk(step_nodes(last)))
+    assert isinstance(last, Store) and not any(n.op in ("exp", "div") for n in walk(step_nodes(last)))
     check_program(module, {"n": 3, "m": 1}, {"n": 5, "m": 49}, {"n": 2, "m": 128})
+
+
+def test_a_sum_that_may_be_tiny_divides() -> None:
+    """exp(x) / sum exp(x) without the maximum: the reciprocal of a denormal sum would be infinite."""
+
+    def make(b: Builder, x: Value) -> Value:
+        e = b.emit(Unary(x, "exp"))
+        return b.emit(Binary(e, b.emit(Broadcast(b.emit(Reduce(e, (1,), "sum")), x.type.shape, (0,))), "div"))
+
+    module = module_of(make, "n m")
+    last = kernel_of(module).nests[0].steps[-1]
+    assert any(n.op == "div" for n in walk(step_nodes(last)))
+    x = np.full((3, 16), -101.0, np.float32)
+    x[:, 1:] = -200
+    check_program(module, inputs=[x])
 
 
 def test_softmax_over_a_leading_axis() -> None:
