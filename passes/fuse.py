@@ -431,7 +431,9 @@ class _LoopGrowth:
             group.copies[op] = None
             self.maps[value] = axes
             return True
-        if op in grouper.group_of or not _loops(op) or isinstance(op, (_SINK_ONLY, Reshape)):
+        if op in grouper.group_of or not _loops(op) or isinstance(op, Reshape):
+            return False
+        if isinstance(op, _SINK_ONLY) and (self.inner is not None or axes is None or not _is_rotation(op)):
             return False
         if not self._affordable(op, axes, repeated):
             return False
@@ -506,7 +508,9 @@ class _LoopGrowth:
                 return []  # lowered alone: what it reads, it reads several times
             case Gather() | GatherElements() | GatherND():
                 return [(op.indices, None, True)]
-            case Pad() | Slice() | Concat() | Transpose():
+            case Slice():  # a rotation's halves read the same tensor at several places
+                return [(op.operand, None, repeated or any(isinstance(m, Concat) for m in self.group.members))]
+            case Pad() | Concat() | Transpose():
                 return [(v, None, repeated) for v in op.operands]
         return []
 
@@ -624,6 +628,21 @@ def _loops(op: Operation) -> bool:
     return isinstance(
         op, (*_ELEMENTWISE, *_MOVEMENT, *_SINK_ONLY, Broadcast, Iota, Reduce, ArgReduce, ReduceWindow, DotGeneral)
     )
+
+
+def _is_rotation(op: Operation) -> bool:
+    """A concat of slices of one tensor, some negated (rotary embeddings): cheap enough to compute where it is read."""
+    if not isinstance(op, Concat) or len(op.inputs) != 2:
+        return False
+    sources: set[Value] = set()
+    for value in op.inputs:
+        part = value.defining_op
+        if isinstance(part, Unary) and part.kind == "neg":
+            part = part.operand.defining_op
+        if not isinstance(part, Slice):
+            return False
+        sources.add(part.operand)
+    return len(sources) == 1
 
 
 def _is_copy(op: Operation) -> bool:

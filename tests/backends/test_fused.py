@@ -140,6 +140,24 @@ def layer_norm_first(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
     return b.emit(Binary(y, b.emit(Broadcast(bias, shape, (1,))), "add"))
 
 
+def rotary(b: Builder, x: Value, cos: Value, sin: Value) -> Value:
+    """x * cos + (its halves swapped, one negated) * sin, of [batch, seq, heads, dim] heads first."""
+    x = b.emit(Transpose(x, (0, 2, 1, 3)))
+    batch, heads, seq, dim = x.type.shape
+    assert isinstance(dim, int)
+    half = (batch, heads, seq, dim // 2)
+    low, high = (b.emit(Slice(x, (0, 0, 0, start), half, (1,) * 4)) for start in (0, dim // 2))
+    turned = b.emit(Concat((b.emit(Unary(high, "neg")), low), 3))
+    cos, sin = (b.emit(Broadcast(y, x.type.shape, (2, 3))) for y in (cos, sin))
+    return b.emit(Binary(b.emit(Binary(x, cos, "mul")), b.emit(Binary(turned, sin, "mul")), "add"))
+
+
+def joined_exponentials(b: Builder, x: Value) -> Value:
+    """A concat of what is not cheap is computed once, in a kernel of its own."""
+    halves = [b.emit(Unary(b.emit(Slice(x, (0, start), (x.type.shape[0], 9), (1, 1))), "exp")) for start in (9, 0)]
+    return b.emit(Binary(b.emit(Concat(tuple(halves), 1)), x, "add"))
+
+
 def add_norm(b: Builder, x: Value, y: Value, scale: Value, bias: Value) -> list[Value]:
     total = b.emit(Binary(x, y, "add"))
     return [layer_norm(b, total, scale, bias), total]
@@ -270,6 +288,13 @@ CASES: dict[str, tuple[list[TensorType], Make, list[Array], int]] = {
         [real(5, 31, 6), real(5, 3, 6)],
         1,
     ),
+    "rotary_embedding": (
+        [t(2, n, 3, 22), t(n, 22), t(n, 22)],
+        rotary,
+        [real(2, 9, 3, 22), real(9, 22), real(9, 22)],
+        1,
+    ),
+    "concat_of_exponentials_read_elsewhere": ([t(n, 18)], joined_exponentials, [real(5, 18)], 2),
     "gather_rows": (
         [t(n, 6), t(2, 4, dtype=i64)],
         lambda b, x, i: b.emit(Unary(b.emit(Gather(x, i, 0)), "neg")),
