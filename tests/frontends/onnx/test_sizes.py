@@ -415,3 +415,34 @@ def test_scatters(reduction: str) -> None:
         {{ y = ScatterND<reduction = "{reduction}">(x, i, u) }}""",
         {"x": numbers(4, 3), "i": integers(2, 0).reshape(2, 1), "u": numbers(2, 3) * 3},
     )
+
+
+# -- forms of older opsets ---------------------------------------------------------------------------
+def test_axes_and_counts_as_attributes() -> None:
+    check(
+        "(float[n, 1, 3] x) => (float[a, b, c] y) { s = Squeeze<axes = [-2]>(x)  y = Unsqueeze<axes = [0]>(s) }",
+        *({"x": numbers(k, 1, 3)} for k in (1, 4)),
+        opset=11,
+    )
+    check(
+        "(float[n, 3] x) => (float[a, b] v, int64[a, b] i) { v, i = TopK<axis = 0, k = 2>(x) }",
+        {"x": numbers(4, 3)},
+        opset=9,
+    )
+
+
+def test_constants_in_every_spelling() -> None:
+    module = import_model(
+        model(
+            """() => (float a, float[2] b, int64 c, int64[2] d)
+            { a = Constant<value_float = 1.5>()  b = Constant<value_floats = [1.5, 2.5]>()
+              c = Constant<value_int = 3>()  d = Constant<value_ints = [3, 4]>() }"""
+        )
+    )
+    a, b, c, d = interpret(module, {})
+    assert (a.dtype, a.shape, float(a)) == (np.float32, (), 1.5)
+    assert (b.dtype, b.tolist()) == (np.float32, [1.5, 2.5])
+    assert (c.dtype, c.shape, int(c)) == (np.int64, (), 3)
+    assert (d.dtype, d.tolist()) == (np.int64, [3, 4])
+    with pytest.raises(CompileError, match="strings are not supported"):
+        import_model(model('() => (string y) { y = Constant<value_string = "x">() }'))
