@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ds_compiler.backends.llvm.builder import FunctionBuilder, V
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of
 from ds_compiler.backends.llvm.contraction import EpilogueEmitter, root_of
-from ds_compiler.backends.llvm.convolution import choose
+from ds_compiler.backends.llvm.conv_plan import conv_plan
+from ds_compiler.backends.llvm.convolution import Convolution, choose
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
 from ds_compiler.backends.llvm.pool import PoolShape, emit_pool
 from ds_compiler.backends.llvm.scalars import compute_type
@@ -66,18 +67,46 @@ def missing_schedule(frame: KernelFrame) -> str | None:
         return f"layout {op.layout}"
     if not all(isinstance(d, int) for d in op.weight.type.shape):
         return f"the weight's shape is unknown ({op.weight.type})"
-    return "the weight is not constant" if frame.constant_input(op.weight) is None else None
+    if isinstance(op, ConvTranspose) and frame.constant_input(op.weight) is None:
+        return "the weight is not constant"
+    return None
+
+
+def _pack_at_run_time(frame: KernelFrame, convolution: Convolution, weight: V, to: V) -> int:
+    """Emit what `pack_conv_weight` does, into this task's own scratch at `to`; the bytes it takes."""
+    fb, shape, element = frame.fb, convolution.shape, convolution.element
+    width = conv_plan(shape, frame.target, element).width
+    depth, out, taps = shape.ci // shape.groups, shape.co // shape.groups, shape.kernel[0] * shape.kernel[1]
+    panels, zero = -(-out // width), fb.i64(0)
+    with (
+        fb.loop(zero, fb.i64(shape.groups), hint="group") as group,
+        fb.loop(zero, fb.i64(out), hint="out") as channel,
+        fb.loop(zero, fb.i64(depth), hint="in") as c,
+        fb.loop(zero, fb.i64(taps), hint="tap") as tap,
+    ):
+        row = fb.add(fb.mul(group.index, fb.i64(out)), channel.index)
+        source = fb.add(fb.mul(fb.add(fb.mul(row, fb.i64(depth)), c.index), fb.i64(taps)), tap.index)
+        panel = fb.add(fb.mul(group.index, fb.i64(panels)), fb.sdiv(channel.index, fb.i64(width)))
+        k = fb.add(fb.mul(tap.index, fb.i64(depth)), c.index)
+        target = fb.mul(fb.add(fb.mul(panel, fb.i64(taps * depth)), k), fb.i64(width))
+        target = fb.add(target, fb.srem(channel.index, fb.i64(width)))
+        # Columns past the last channel keep what was there: they are computed, not stored.
+        fb.store(fb.load(element, fb.gep(element, weight, source)), fb.gep(element, to, target))
+    return shape.groups * panels * taps * depth * width * bytes_of(element)
 
 
 def emit_convolution(frame: KernelFrame) -> KernelInfo:
-    """A ``conv`` or ``conv_transpose`` fusion: channels last, constant weight, then elementwise operations."""
+    """A ``conv`` or ``conv_transpose`` fusion, channels last, then elementwise operations.
+
+    A constant weight is stored packed; another one is packed by each task for itself when the kernel starts.
+    """
     transposed = frame.fusion.strategy == "conv_transpose"
     op = root_of(frame, ConvTranspose if transposed else Conv)
     assert isinstance(op, Conv | ConvTranspose)
     x, w, result = op.input.type, op.weight.type, op.result.type
     constant = frame.constant_input(op.weight)
     ci, co = x.shape[-1], result.shape[-1]
-    assert constant is not None and isinstance(ci, int) and isinstance(co, int)
+    assert isinstance(ci, int) and isinstance(co, int)
     h, width = _plane(frame, x.shape[1:-1])
     oh, ow = _plane(frame, result.shape[1:-1])
     shape = ConvShape(
@@ -95,24 +124,33 @@ def emit_convolution(frame: KernelFrame) -> KernelInfo:
         groups=op.groups,
     )
     emitter, finish = _epilogue(frame, op.result)
-    convolution = choose(shape, frame.target, transposed=transposed, element=compute_type(x.dtype))
-    weight_shape = (*(d for d in w.shape[:2] if isinstance(d, int)), *shape.kernel)
+    element = compute_type(x.dtype)
+    scratch, fb = frame.scratch, frame.fb
+    packed: dict[int, Packing] = {}
+    if constant is not None:
+        convolution = choose(shape, frame.target, transposed=transposed, element=element)
+        weight, scratch_bytes = frame.pointers[constant], convolution.scratch_bytes()
+        weight_shape = (*(d for d in w.shape[:2] if isinstance(d, int)), *shape.kernel)
+        static = (weight_shape, op.groups, op.strides, op.dilations, op.low, op.high, x.shape[1:])
+        name = f"{convolution.algorithm} {static}"
+        packed[constant] = Packing(name, lambda a: convolution.pack(a.reshape(weight_shape)))
+    else:
+        convolution = Convolution("product", shape, frame.target, element)
+        scratch_bytes = -(-convolution.scratch_bytes() // 64) * 64
+        weight = fb.gep("i8", scratch, fb.i64(scratch_bytes))
+        scratch_bytes += _pack_at_run_time(frame, convolution, frame.pointer(op.weight), weight)
     convolution.emit(
-        frame.fb,
+        fb,
         shape=shape,
         x=frame.pointer(op.input),
-        w=frame.pointers[constant],
+        w=weight,
         task=frame.task,
         tasks=frame.tasks,
-        scratch=frame.scratch,
+        scratch=scratch,
         epilogue=finish,
     )
-    static = (weight_shape, op.groups, op.strides, op.dilations, op.low, op.high, x.shape[1:])
-    packing = Packing(f"{convolution.algorithm} {static}", lambda a: convolution.pack(a.reshape(weight_shape)))
     own = {frame.fusion.body.block.arguments.index(v) for v in (op.input, op.weight)}  # type: ignore[arg-type]
-    return KernelInfo(
-        scratch_bytes=convolution.scratch_bytes(), packed={constant: packing}, inplace=emitter.inplace(own)
-    )
+    return KernelInfo(scratch_bytes=scratch_bytes, packed=packed, inplace=emitter.inplace(own))
 
 
 def emit_pooling(frame: KernelFrame) -> KernelInfo:

@@ -302,6 +302,21 @@ CASES: dict[str, tuple[tuple[str, ...], Callable[..., Value | Sequence[Value]], 
         lambda b, x, w: b.emit(Conv(x, w, (2, 1), (1, 0), (1, 1), (1, 2), 2, "nhwc")),
         ("f32", "f64"),
     ),
+    "conv to few and many channels": (
+        ("1 n m 5", "21 5 3 3", "1 21 1 1"),
+        lambda b, x, v, w: b.emit(
+            Conv(
+                b.emit(Conv(x, v, (1, 1), (1, 1), (1, 1), (1, 1), 1, "nhwc")),
+                w, (1, 1), (0, 0), (0, 0), (1, 1), 1, "nhwc",
+            )
+        ),
+        ("f32", "f64"),
+    ),
+    "depthwise conv": (
+        ("1 n m 10", "10 1 3 3"),
+        lambda b, x, w: b.emit(Conv(x, w, (1, 1), (1, 1), (1, 1), (1, 1), 10, "nhwc")),
+        ("f32",),
+    ),
     "conv of one axis": (
         ("2 6 m", "8 6 3"),
         lambda b, x, w: b.emit(Conv(x, w, (2,), (1,), (1,), (1,), 1, "nchw")),
