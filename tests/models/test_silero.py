@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from bench.models import MODELS
@@ -42,6 +41,7 @@ def inputs(name: str, **dims: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_against_onnxruntime(name: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
     module, path = imported(name)
     programs = executables(module, 1, 2)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
