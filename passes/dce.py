@@ -7,7 +7,7 @@ from typing import Any
 
 from ds_compiler.ir import Block, BlockArgument, Module, Operation, OpResult, Value
 from ds_compiler.ir.symbols import mentioned_symbols
-from ds_compiler.ops import Assume, Bind, Call, Composite, Fusion, If, Scan, While
+from ds_compiler.ops import Assume, Bind, Composite, Fusion, If, Scan, While, callees
 from ds_compiler.passes.manager import register
 
 
@@ -35,8 +35,7 @@ def _drop_unreachable_functions(module: Module) -> None:
     reached = ["main"]
     for name in reached:
         for op in module.functions[name].walk():
-            if isinstance(op, Call) and op.callee not in reached and op.callee in module.functions:
-                reached.append(op.callee)
+            reached += [n for n in callees(op) if n not in reached and n in module.functions]
     for name in [n for n in module.functions if n not in reached]:
         for op in list(module.functions[name].block):
             op.drop()

@@ -2,11 +2,13 @@
 
 In:   `ds_compiler.ir`.
 Out:  operation classes; importing this package registers them for the text format.
-Read: `elementwise` (tables of scalar functions), `shape`, `indexing`, `contraction`, `reduction`, `control`.
+Read: `elementwise` (tables of scalar functions), `shape`, `indexing`, `contraction`, `reduction`, `control`,
+      `derivative`.
 """
 
 from ds_compiler.ops.contraction import Conv, ConvTranspose, DotGeneral
 from ds_compiler.ops.control import Call, Composite, Fusion, If, Return, Scan, While, Yield
+from ds_compiler.ops.derivative import CustomCall, Jvp, StopGradient, Vjp, callees
 from ds_compiler.ops.elementwise import Binary, Cast, Compare, Predicate, Select, Unary
 from ds_compiler.ops.indexing import Gather, GatherElements, GatherND, ScatterElements, ScatterND, TopK
 from ds_compiler.ops.reduction import ArgReduce, Cumulative, Reduce, ReduceWindow
@@ -40,6 +42,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Cumulative",
+    "CustomCall",
     "DotGeneral",
     "DynamicSlice",
     "Fusion",
@@ -48,6 +51,7 @@ __all__ = [
     "GatherND",
     "If",
     "Iota",
+    "Jvp",
     "Pad",
     "Predicate",
     "Reduce",
@@ -60,9 +64,12 @@ __all__ = [
     "Select",
     "Size",
     "Slice",
+    "StopGradient",
     "TopK",
     "Transpose",
     "Unary",
+    "Vjp",
     "While",
     "Yield",
+    "callees",
 ]
