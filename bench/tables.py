@@ -20,7 +20,9 @@ def write(results: Path) -> None:
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
     order = {"published": 0, "light": 1, "exported": 2}
     found.sort(key=lambda entry: (order.get(entry["origin"], 3), entry["model"]))
-    (ROOT / "bench" / "RESULTS.md").write_text(results_page(found), encoding="utf-8")
+    products = results / "kernels" / "gemm.json"
+    page = results_page(found) + (products_section(json.loads(products.read_text())) if products.is_file() else "")
+    (ROOT / "bench" / "RESULTS.md").write_text(page, encoding="utf-8")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     if BEGIN in text and END in text:
@@ -65,6 +67,28 @@ def results_page(found: Sequence[dict[str, Any]]) -> str:
         ]
         parts.append(markdown(header, [row(entry, count) for entry in entries]))
     return "\n\n".join(parts) + "\n"
+
+
+def products_section(shapes: Sequence[dict[str, Any]]) -> str:
+    """The table of matrix products, from what `bench.gemm` has written."""
+    rows = [
+        [
+            entry["shape"],
+            f"{entry['gflops']:.1f}",
+            f"{entry['share']:.0%}",
+            f"{entry['numpy_share']:.0%}",
+            f"{entry['speedup']:.2f}",
+            f"{entry['compile_ms']:.0f} ms",
+        ]
+        for entry in shapes
+    ]
+    header = ["m x n x k", "GFLOP/s", "of peak", "NumPy (OpenBLAS)", "speedup", "compile"]
+    return (
+        "\n## Matrix products, one thread\n\n"
+        "Made by `python -m bench.gemm --json bench/results/kernels/gemm.json`; the peak is what independent "
+        "multiply-adds reach in the same run. `:rows` and `:columns` say how a B that only the run gives lies in memory, "
+        f"`:m` and `:mnk` which extents only the run gives.\n\n{markdown(header, rows)}\n"
+    )
 
 
 def readme_table(found: Sequence[dict[str, Any]]) -> str:

@@ -82,3 +82,8 @@ def test_the_readme_changes_between_its_marks_only(tmp_path: Path, monkeypatch: 
 def test_a_command_that_fails_or_hangs_is_an_error() -> None:
     assert "does not exist" in runner.dsc(["run", "nothing.onnx"], 60)["error"]
     assert "took more than 0 s" in runner.dsc(["--help"], 0.01)["error"]
+
+
+def test_products_have_a_table_of_their_own() -> None:
+    shape = {"shape": "8x8x8", "gflops": 81.25, "share": 0.853, "numpy_share": 0.8, "speedup": 1.06, "compile_ms": 35.4}
+    assert "| 8x8x8 | 81.2 | 85% | 80% | 1.06 | 35 ms |" in tables.products_section([shape])
