@@ -86,8 +86,8 @@ def products_section(shapes: Sequence[dict[str, Any]]) -> str:
     return (
         "\n## Matrix products, one thread\n\n"
         "Made by `python -m bench.gemm --json bench/results/kernels/gemm.json`; the peak is what independent "
-        "multiply-adds reach in the same run. `:rows` and `:columns` say how a B that only the run gives lies in memory, "
-        f"`:m` and `:mnk` which extents only the run gives.\n\n{markdown(header, rows)}\n"
+        "multiply-adds reach in the same run. `:rows` and `:columns` say how a B that only the run gives lies in "
+        f"memory, `:m` and `:mnk` which extents only the run gives.\n\n{markdown(header, rows)}\n"
     )
 
 
