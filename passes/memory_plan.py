@@ -1,6 +1,7 @@
 """Where every buffer of a program lies: one arena, planned ahead, with in-place reuse.
 
-`passes.buffers` says which values share a buffer and when it is in use, `passes.arena` packs; this file joins them.
+`passes.buffer_assignment` says which values share a buffer and when it is in use, `passes.arena` packs; this file joins
+them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from ds_compiler.ir import Function
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Fusion
 from ds_compiler.passes.arena import ALIGNMENT, Interval, Layout, aligned, lower_bound, overlaps, pack
-from ds_compiler.passes.buffers import Buffer, Buffers, Where, assign_buffers
+from ds_compiler.passes.buffer_assignment import assign_buffers
+from ds_compiler.passes.buffers import Buffer, Buffers, Where
 
 
 @dataclass(frozen=True)

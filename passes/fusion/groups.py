@@ -1,0 +1,96 @@
+"""Groups of operations that become one kernel each, and the dependences between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ds_compiler.ir import Block, Operation, Value
+
+
+@dataclass(eq=False)
+class Group:
+    """Operations of one kernel to be. `copies` are cheap producers, computed again wherever they are wanted."""
+
+    strategy: str
+    sink: Operation
+    members: dict[Operation, None] = field(default_factory=dict)
+    copies: dict[Operation, None] = field(default_factory=dict)
+
+    def __contains__(self, op: Operation) -> bool:
+        return op in self.members or op in self.copies
+
+    def read_outside(self, value: Value) -> bool:
+        """Whether others read `value`: directly, or through a cheap producer that they compute themselves."""
+        return any(
+            user not in self or (user in self.copies and any(self.read_outside(r) for r in user.results))
+            for user in value.users
+        )
+
+    def outputs(self) -> list[Value]:
+        """Results that others read, the sink's first."""
+        found = [r for op in (self.sink, *self.members) for r in op.results if op is self.sink or self.read_outside(r)]
+        return list(dict.fromkeys(found))
+
+
+class Grouping:
+    """The groups of one block so far, and what depends on what between them."""
+
+    def __init__(self, block: Block, max_ops: int) -> None:
+        self.block, self.max_ops = block, max_ops
+        self.ops = list(block)
+        self.position = {op: n for n, op in enumerate(self.ops)}
+        self.group_of: dict[Operation, Group] = {}
+        self.groups: list[Group] = []
+        # For each position, the first member of the groups that reach over it: from there on, what stands in front of
+        # an operation may need it nevertheless.
+        self.lowest = list(range(len(self.ops)))
+
+    def adopt(self, group: Group) -> None:
+        """Add a group, whose members belong to none."""
+        self.groups.append(group)
+        for op in group.members:
+            self.group_of[op] = group
+        places = [self.position[op] for op in group.members]
+        first = min(places)
+        for place in range(first + 1, max(places) + 1):
+            self.lowest[place] = min(self.lowest[place], first)
+
+    # -- dependences ---------------------------------------------------------------------------
+    def where(self, op: Operation) -> int:
+        """Position of an operation, or of the one in this block that it is nested in."""
+        while op.parent is not self.block:
+            owner = op.parent.parent.parent if op.parent is not None and op.parent.parent is not None else None
+            if not isinstance(owner, Operation):
+                return len(self.ops)
+            op = owner
+        return self.position.get(op, len(self.ops))
+
+    def _sources(self, op: Operation) -> Iterable[Operation]:
+        """Operations of this block that `op` (its regions included) reads; all of a group's when it is in one."""
+        units: Iterable[Operation] = self.group_of[op].members if op in self.group_of else (op,)
+        for unit in units:
+            for nested in unit.walk():
+                for operand in nested.operands:
+                    source = operand.defining_op
+                    if source is not None and source in self.position and source not in units:
+                        yield source
+
+    def depends_on(self, value: Value, members: Iterable[Operation]) -> bool:
+        """Whether computing `value` needs a result of `members`."""
+        wanted = set(members)
+        first = min(self.position[m] for m in wanted)
+        while self.lowest[first] < first:
+            first = self.lowest[first]
+        start = value.defining_op
+        stack = [start] if start is not None and start in self.position else []
+        seen: set[Operation] = set()
+        while stack:
+            op = stack.pop()
+            if op in wanted:
+                return True
+            if op in seen or self.position[op] < first:
+                continue
+            seen.add(op)
+            stack.extend(self._sources(op))
+        return False
