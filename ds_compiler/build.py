@@ -88,7 +88,7 @@ def build(source: Source, target_name: str, passes: str, verify: bool) -> Built:
         "seconds": {**seconds, "total": time.perf_counter() - start},
         "pass_seconds": by_pass,
         "distinct_kernels": compiled.kernels,
-        "barriers": compiled.barriers,
+        "shared_kernels": compiled.shared,
         "work": {"flops": _total(compiled, "flops"), "bytes": _total(compiled, "bytes")},
         "memory": _memory(compiled),
         "rewrites": dict(remarks.counts.most_common()),

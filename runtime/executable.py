@@ -31,6 +31,7 @@ _addressof = ctypes.addressof
 _empty = np.empty
 _shape = operator.attrgetter("shape")
 _PROFILE: Final = int(Word.PROFILE)
+_POOL: Final = int(Word.POOL)
 
 
 class KernelTime(NamedTuple):
@@ -74,8 +75,7 @@ class Executable:
         self._planner = Planner(manifest)
         self._constants = constant_block(manifest, constants)
         self._object = LoadedObject(program)
-        self._main_address = self._object.address(abi.MAIN_SYMBOL)
-        self._main = self._object.function(abi.MAIN_SYMBOL, None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        self._main = self._object.function(abi.MAIN_SYMBOL, None, ctypes.c_void_p)
         self._pool_code = pools.pool_code(pool_object)
         self.threads = threads
         self._input_names = tuple(t.name for t in manifest.inputs)
@@ -212,22 +212,24 @@ class Executable:
             workspace = self._idle.pop()  # taken and given back in one step each: no lock among calling threads
         except IndexError:
             workspace = self._new_workspace()
-        tasks = self._threads
-        if workspace.plan is not plan or workspace.tasks != tasks:
-            workspace.adapt(plan, tasks)
+        threads = self._threads
+        if workspace.plan is not plan or workspace.threads != threads:
+            workspace.adapt(plan, threads)
         everything = arrays + results
         count = len(everything)
         if self._addresses(everything, count, self._mask, workspace.pointers_address, self._python) != count:
             arrays = [self._converted(index, array) for index, array in enumerate(arrays)]
             workspace.pointers[:] = [0 if array is None else _address(array) for array in arrays + results]
         workspace.context[_PROFILE] = profile
-        if tasks == 1:
-            self._main(workspace.address, 0, 1)
+        if threads == 1:
+            self._main(workspace.address)
         else:
-            pools.pool(self._pool_code, tasks).run(workspace.address, self._main_address)
+            pool = pools.pool(self._pool_code, threads)
+            workspace.context[_POOL] = pool.address
+            with pool.lock:
+                self._main(workspace.address)
         try:
             if workspace.status.value:
-                # The workspace is dropped with its barrier, which tasks may have left in the middle.
                 raise self._failure(workspace.status.value)
             if self._late_outputs:
                 self._collect_late(plan, workspace, results)

@@ -1,8 +1,9 @@
 """Pools of native worker threads, one for each thread count, shared by all programs of the process.
 
 The workers' loop is machine code from the pool object (`ds_compiler.runtime.abi.POOL_SYMBOLS`), so the
-interpreter lock is never involved. Between calls they spin for a moment, in case the next call follows at
-once, and then sleep in the kernel. Calls from several Python threads to one pool take turns.
+interpreter lock is never involved. Workers claim chunks of the kernel that a caller has published, look for more for a
+moment, and then sleep in the kernel. A caller never waits for a worker that has claimed nothing, so that one which the
+system does not schedule costs nothing. Calls from several Python threads to one pool take turns.
 
 A child made by `fork` starts with no pools and makes its own. At interpreter exit the workers are
 stopped and joined.
@@ -35,7 +36,7 @@ class PoolCode:
     """The loaded pool object: entry points that every pool uses."""
 
     object: LoadedObject
-    run: Callable[[int, int, int], None]
+    parallel: int
     ticks: Callable[[], int]
     worker: int
     alloc: int
@@ -45,23 +46,22 @@ class PoolCode:
 
 
 class ThreadPool:
-    """`tasks` - 1 workers that wait for calls; the caller is the remaining task.
+    """`threads` - 1 workers that help whoever holds `lock` and calls a program with `address` in `Word.POOL`.
 
     Raises:
         LoadError: the system refuses to start the threads.
     """
 
-    def __init__(self, code: PoolCode, tasks: int) -> None:
-        self.tasks = tasks
+    def __init__(self, code: PoolCode, threads: int) -> None:
+        self.threads = threads
+        self.lock = threading.Lock()
         self._code = code
-        self._lock = threading.Lock()
         self._block = Region(abi.POOL_BYTES)
-        self._base = base = self._block.address
-        ctypes.c_int64.from_address(base + abi.POOL_TASKS).value = tasks
+        self.address = base = self._block.address
+        ctypes.c_int32.from_address(base + abi.POOL_WORKERS).value = threads - 1
         ctypes.c_int64.from_address(base + abi.POOL_SPIN_TICKS).value = int(_SPIN_SECONDS * code.ticks_per_second)
-        for offset, name in ((abi.POOL_SYSCALL, "syscall"), (abi.POOL_YIELD, "sched_yield")):
-            ctypes.c_int64.from_address(base + offset).value = required_symbol(name)
-        self._arguments = Region(abi.WORKER_BYTES * tasks)
+        ctypes.c_int64.from_address(base + abi.POOL_SYSCALL).value = required_symbol("syscall")
+        self._arguments = Region(abi.WORKER_BYTES * threads)
         self._threads: list[ctypes.c_ulong] = []
         self._start()
 
@@ -73,36 +73,37 @@ class ThreadPool:
         # Workers inherit a full signal mask: signals belong to threads that run Python.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            for task in range(1, self.tasks):
-                argument = self._arguments.address + abi.WORKER_BYTES * task
-                ctypes.c_int64.from_address(argument + abi.WORKER_POOL).value = self._base
-                ctypes.c_int64.from_address(argument + abi.WORKER_TASK).value = task
+            for number in range(1, self.threads):
+                argument = self._arguments.address + abi.WORKER_BYTES * number
+                ctypes.c_int64.from_address(argument + abi.WORKER_POOL).value = self.address
+                ctypes.c_int64.from_address(argument + abi.WORKER_NUMBER).value = number
                 thread = ctypes.c_ulong()
                 error = libc.pthread_create(
                     ctypes.byref(thread), attributes, ctypes.c_void_p(self._code.worker), ctypes.c_void_p(argument)
                 )
                 if error:
                     self.stop()
-                    raise LoadError(f"cannot start thread {task + 1} of {self.tasks}: {os.strerror(error)}")
+                    raise LoadError(f"cannot start thread {number + 1} of {self.threads}: {os.strerror(error)}")
                 self._threads.append(thread)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             libc.pthread_attr_destroy(attributes)
 
-    def run(self, context: int, main: int) -> None:
-        """Run ``main(context, task, tasks)`` on every task; returns when all are done."""
-        with self._lock:
-            self._code.run(self._base, context, main)
+    def delay(self, seconds: float) -> None:
+        """For tests: let workers pause up to this long around each chunk, as if the system did not schedule them."""
+        ticks = int(seconds * self._code.ticks_per_second)
+        ctypes.c_int64.from_address(self.address + abi.POOL_DELAY_TICKS).value = ticks
 
     def stop(self) -> None:
         """Let the workers return and wait for them; the pool cannot be used afterwards."""
-        if not self._threads or not self._lock.acquire(timeout=1.0):
+        if not self._threads or not self.lock.acquire(timeout=1.0):
             return  # a daemon thread is in the middle of a call: the process is ending, leave it be
-        ctypes.c_int32.from_address(self._base + abi.POOL_STOP).value = 1
-        epoch = ctypes.c_int32.from_address(self._base + abi.POOL_EPOCH)
-        epoch.value = (epoch.value + 1) & 0x7FFFFFFF
+        ctypes.c_int32.from_address(self.address + abi.POOL_STOP).value = 1
+        number = ctypes.c_uint32.from_address(self.address + abi.POOL_WORK)
+        number.value += 1  # no chunks are left, so nobody else writes to the word
         libc = ctypes.CDLL(None)
-        libc.syscall(ctypes.c_long(202), ctypes.c_void_p(self._base), 129, 2**31 - 1)  # futex, FUTEX_WAKE_PRIVATE
+        sleepers = ctypes.c_void_p(self.address + abi.POOL_WORK)
+        libc.syscall(ctypes.c_long(202), sleepers, 129, 2**31 - 1)  # futex, FUTEX_WAKE_PRIVATE
         for thread in self._threads:
             libc.pthread_join(thread, None)
         self._threads = []
@@ -145,7 +146,7 @@ def pool_code(pool_object: bytes) -> PoolCode:
             if _code is None:
                 _code = PoolCode(
                     loaded,
-                    loaded.function("dsc_run", None, pointer, pointer, pointer),
+                    loaded.address("dsc_parallel"),
                     ticks,
                     loaded.address("dsc_worker"),
                     loaded.address("dsc_alloc"),
@@ -156,21 +157,21 @@ def pool_code(pool_object: bytes) -> PoolCode:
     return _code
 
 
-def pool(code: PoolCode, tasks: int) -> ThreadPool:
-    """The process's pool of `tasks` threads (at least 2), made on first use.
+def pool(code: PoolCode, threads: int) -> ThreadPool:
+    """The process's pool of `threads` threads (at least 2, the caller included), made on first use.
 
     Raises:
         LoadError: the system refuses to start the threads.
-        ValueError: `tasks` is out of range.
+        ValueError: `threads` is out of range.
     """
-    found = _pools.get(tasks)
+    found = _pools.get(threads)
     if found is None:
-        if not 2 <= tasks <= _MAX_THREADS:
-            raise ValueError(f"threads must be between 1 and {_MAX_THREADS}, got {tasks}")
+        if not 2 <= threads <= _MAX_THREADS:
+            raise ValueError(f"threads must be between 1 and {_MAX_THREADS}, got {threads}")
         with _creation:
-            found = _pools.get(tasks)
+            found = _pools.get(threads)
             if found is None:
-                found = _pools[tasks] = ThreadPool(code, tasks)
+                found = _pools[threads] = ThreadPool(code, threads)
     return found
 
 

@@ -22,26 +22,24 @@ class Workspace:
         self.pointers_address = ctypes.addressof(self.pointers)
         self.symbols = (ctypes.c_int64 * symbols)()
         self.status = ctypes.c_int64(0)
-        # The context shares a page with the barrier: both are on cache lines of their own.
-        self._fixed = Region(abi.BARRIER_BYTES + 8 * abi.CONTEXT_WORDS)
-        self.address = self._fixed.address + abi.BARRIER_BYTES
+        self._fixed = Region(8 * abi.CONTEXT_WORDS)
+        self.address = self._fixed.address
         self.context = (ctypes.c_int64 * abi.CONTEXT_WORDS).from_address(self.address)
         self.arena, self.scratch = Region(1), Region(1)
         self.plan: Plan | None = None
-        self.tasks = 0
+        self.threads = 0
         words = self.context
         words[Word.INPUTS] = self.pointers_address
         words[Word.OUTPUTS] = self.pointers_address + 8 * inputs
         words[Word.CONSTANTS] = constants
         words[Word.SYMBOLS] = ctypes.addressof(self.symbols)
-        words[Word.BARRIER] = self._fixed.address
         words[Word.STATUS] = ctypes.addressof(self.status)
         words[Word.ALLOC] = code.alloc
         words[Word.FREE] = required_symbol("free")
-        words[Word.YIELD] = required_symbol("sched_yield")
+        words[Word.PARALLEL] = code.parallel
 
-    def adapt(self, plan: Plan, tasks: int) -> None:
-        """Prepare for calls with `plan` on `tasks` threads.
+    def adapt(self, plan: Plan, threads: int) -> None:
+        """Prepare for calls with `plan` on `threads` threads.
 
         Raises:
             MemoryError: the arena or the scratch does not fit into memory.
@@ -49,10 +47,11 @@ class Workspace:
         self.plan = None
         if self.arena.size < plan.arena:
             self.arena = Region(plan.arena)
-        if self.scratch.size < plan.scratch * tasks:
-            self.scratch = Region(plan.scratch * tasks)
+        if self.scratch.size < plan.scratch * threads:
+            self.scratch = Region(plan.scratch * threads)
+        self.context[Word.POOL] = 0  # set for each call that has one
         self.context[Word.ARENA] = self.arena.address
         self.context[Word.SCRATCH] = self.scratch.address
         self.context[Word.SCRATCH_BYTES] = plan.scratch
         self.symbols[:] = list(plan.symbols)
-        self.plan, self.tasks = plan, tasks
+        self.plan, self.threads = plan, threads

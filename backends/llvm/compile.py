@@ -42,7 +42,7 @@ class Emitted:
 
     Attributes:
         kernels: distinct kernel functions.
-        barriers: barriers in the program's text.
+        shared: kernel calls and copies that several threads may share.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Emitted:
     constants: ConstantPool
     plan: MemoryPlan
     kernels: int
-    barriers: int
+    shared: int
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Compiled:
     pool: ConstantPool
     plan: MemoryPlan
     kernels: int
-    barriers: int
+    shared: int
     seconds: MutableMapping[str, float] = field(default_factory=dict)
 
     @functools.cached_property
@@ -112,7 +112,7 @@ def emit(
         name=name,
         version=version,
     )
-    return Emitted(builder.text(), described, constants, plan, distinct, program.barriers)
+    return Emitted(builder.text(), described, constants, plan, distinct, program.shared)
 
 
 def compile_module(module: Module, target: Target, *, name: str = "", version: str = "") -> Compiled:
@@ -125,7 +125,7 @@ def compile_module(module: Module, target: Target, *, name: str = "", version: s
     emitted = emit(module, target, name=name, version=version, seconds=seconds)
     with _phase(seconds, "generate code"):
         code = generate(emitted.text, target)
-    return Compiled(code, emitted.manifest, emitted.constants, emitted.plan, emitted.kernels, emitted.barriers, seconds)
+    return Compiled(code, emitted.manifest, emitted.constants, emitted.plan, emitted.kernels, emitted.shared, seconds)
 
 
 def generate(text: str, target: Target) -> bytes:

@@ -1,4 +1,4 @@
-"""``if``, ``while`` and ``scan`` as branches and loops of ``dsc_main``; every task takes the same way.
+"""``if``, ``while`` and ``scan`` as branches and loops of ``dsc_main``.
 
 Values move by pointer: see `ds_compiler.passes.buffers` for which yields need a copy.
 """
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 def emit_if(emitter: Emitter, op: If) -> None:
     """Branch on the condition; results that the branches do not write to one place become pointer variables."""
     fb = emitter.fb
-    emitter.wait_before(op)
     then, orelse, done = fb.label("then"), fb.label("else"), fb.label("done")
     pointers = {i: emitter.variable() for i, r in enumerate(op.results) if r not in emitter.buffers.own}
     condition = _load_condition(emitter, op.condition)
@@ -47,7 +46,6 @@ def emit_while(emitter: Emitter, op: While) -> None:
     fb.void(f"br label %{head}")
     fb.place(head)
     emitter.block(op.condition.block)
-    emitter.wait_before(op)
     condition = _load_condition(emitter, op.condition.block.terminator.operands[0])
     fb.void(f"br i1 {condition.ref}, label %{body}, label %{done}")
     fb.place(body)
@@ -116,7 +114,6 @@ def _advance(emitter: Emitter, op: While | Scan, current: Sequence[Variable | No
     """The end of an iteration: copies that are needed, then the pointers move on."""
     fb, carried = emitter.fb, emitter.buffers.carried[op]
     yielded: Operation = op.body.block.terminator
-    emitter.wait_before(yielded)
     for value, carry in zip(yielded.operands, carried):
         if carry.how is Carry.COPY and carry.buffer is not None:
             emitter.copy(emitter.address(carry.buffer), emitter.pointer(value), value.type.bytes)
@@ -147,23 +144,17 @@ def _resize(emitter: Emitter, op: While | Scan) -> dict[int, V]:
     pairs = {i: c.resized for i, c in enumerate(emitter.buffers.carried[op]) if c.resized is not None}
     if not pairs:
         return {}
-    emitter.barrier()
-    with fb.if_(emitter.first_task, "resize"):
-        for index, (_, fresh) in pairs.items():
-            size = emit_size(fb, values[index].type.bytes, emitter.symbols)
-            fb.store(emitter.call_alloc(size), emitter.heap_slot(fresh))
-    emitter.barrier()
-    pointers = {index: fb.load("ptr", emitter.heap_slot(fresh)) for index, (_, fresh) in pairs.items()}
-    for index, pointer in pointers.items():
+    pointers: dict[int, V] = {}
+    for index, (_, fresh) in pairs.items():
+        pointers[index] = emitter.call_alloc(emit_size(fb, values[index].type.bytes, emitter.symbols))
+        fb.store(pointers[index], emitter.heap_slot(fresh))
         message = f"{op.location or op.mnemonic}: out of memory"
-        emitter.fail_unless(fb.icmp("ne", pointer, V("ptr", "null")), Status.MEMORY, message)
-        emitter.copy(pointer, emitter.pointer(values[index]), values[index].type.bytes)
-    emitter.barrier()
-    with fb.if_(emitter.first_task, "release"):
-        for index, (used, fresh) in pairs.items():
-            emitter.call_free(fb.load("ptr", emitter.heap_slot(used)))
-            fb.store(pointers[index], emitter.heap_slot(used))
-            fb.store(V("ptr", "null"), emitter.heap_slot(fresh))
+        emitter.fail_unless(fb.icmp("ne", pointers[index], V("ptr", "null")), Status.MEMORY, message)
+        emitter.copy(pointers[index], emitter.pointer(values[index]), values[index].type.bytes)
+    for index, (used, fresh) in pairs.items():
+        emitter.call_free(fb.load("ptr", emitter.heap_slot(used)))
+        fb.store(pointers[index], emitter.heap_slot(used))
+        fb.store(V("ptr", "null"), emitter.heap_slot(fresh))
     return pointers
 
 

@@ -24,9 +24,9 @@ class KernelInfo:
     """What the program needs to know to call a kernel.
 
     Attributes:
-        symbols: i64 parameters after the pointers: values of these symbols.
-        scratch_bytes: private scratch of each task.
-        parallel: False: only task 0 calls it.
+        symbols: i64 arguments after the pointers: values of these symbols.
+        scratch_bytes: private scratch of each thread.
+        parallel: False: it cannot be split, and is called with task 0 of 1.
         packed: inputs that are constants and must be stored repacked, with the repacking function and its name.
         inplace: for a result, the inputs whose buffer it may overwrite.
     """
@@ -51,7 +51,10 @@ class Packing:
 
 @dataclass
 class KernelFrame:
-    """A kernel function under construction: its parameters by role."""
+    """A kernel function under construction: its parameters by role.
+
+    `task` is the number of one of `tasks` parts of the work; one thread may be given several of them.
+    """
 
     fb: FunctionBuilder
     fusion: Fusion

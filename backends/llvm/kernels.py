@@ -1,6 +1,7 @@
 """One fused operation -> one LLVM function, by the strategy that fusion gave it.
 
-emit_kernel    the function ``void @name(ptr inputs…, ptr results…, i64 symbols…, ptr scratch, i64 task, i64 tasks)``
+emit_kernel    the function ``void @name(ptr arguments, ptr scratch, i64 task, i64 tasks)``; the arguments are an array
+               of pointers to the inputs and results, and the symbols' values
 kernel_key     equal keys: one function serves both fusions
 """
 
@@ -30,8 +31,6 @@ from ds_compiler.passes import remarks
 
 __all__ = ["KernelInfo", "Packing", "emit_kernel", "kernel_key", "symbols_in"]
 
-_SERIAL_WORK = 16384  # operations and elements below which starting other tasks costs more than it saves
-
 
 def emit_kernel(module: ModuleBuilder, name: str, fusion: Fusion, target: Target) -> KernelInfo:
     """Add the kernel's function to `module`.
@@ -42,13 +41,12 @@ def emit_kernel(module: ModuleBuilder, name: str, fusion: Fusion, target: Target
     names = symbols_in(fusion)
     block = fusion.body.block
     count = len(block.arguments) + len(block.terminator.operands)
-    parameters = [("ptr", f"b{n}") for n in range(count)]
-    parameters += [("i64", f"s{n}") for n in range(len(names))]
-    parameters += [("ptr", "scratch"), ("i64", "task"), ("i64", "tasks")]
+    parameters = [("ptr", "arguments"), ("ptr", "scratch"), ("i64", "task"), ("i64", "tasks")]
     fb = module.function(name, parameters, internal=True)
-    *pointers, scratch, task, tasks = fb.args
-    symbols = dict(zip(names, pointers[count:], strict=True))
-    frame = KernelFrame(fb, fusion, target, pointers[:count], symbols, scratch, task, tasks)
+    arguments, scratch, task, tasks = fb.args
+    pointers = [fb.load("ptr", fb.gep("i64", arguments, fb.i64(n))) for n in range(count)]
+    symbols = {s: fb.load("i64", fb.gep("i64", arguments, fb.i64(count + n))) for n, s in enumerate(names)}
+    frame = KernelFrame(fb, fusion, target, pointers, symbols, scratch, task, tasks)
     try:
         emitted = _STRATEGIES[fusion.strategy](frame)
     except CompileError as error:
@@ -57,8 +55,7 @@ def emit_kernel(module: ModuleBuilder, name: str, fusion: Fusion, target: Target
         raise
     fb.ret()
     fb.finish()
-    parallel = emitted.parallel and _is_large(fusion)
-    return KernelInfo(names, emitted.scratch_bytes, parallel, emitted.packed, emitted.inplace)
+    return KernelInfo(names, emitted.scratch_bytes, emitted.parallel, emitted.packed, emitted.inplace)
 
 
 def _loop(frame: KernelFrame) -> KernelInfo:
@@ -131,15 +128,6 @@ _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
     "top_k": emit_top_k,
     "attention": emit_fused_attention,
 }
-
-
-def _is_large(fusion: Fusion) -> bool:
-    """Whether the work is worth splitting (symbolic work is)."""
-    cost = fusion.cost()
-    work = cost.flops
-    for value in (*fusion.inputs, *fusion.results):
-        work = work + value.type.elements
-    return isinstance(work, Expr) or work > _SERIAL_WORK
 
 
 def symbols_in(fusion: Fusion) -> tuple[str, ...]:

@@ -1,13 +1,20 @@
-"""Threads, as seen by generated code: the barrier between kernels, and the pool's worker loop.
+"""Threads, as seen by generated code: handing out a kernel's chunks, and the workers' loop.
 
-`emit_barrier` is called by whoever emits `dsc_main`. `pool_object` gives the second object of every
-artifact, which the runtime loads once a process (`ds_compiler.runtime.threads`). Both are plain LLVM
+`emit_begin` and `emit_parallel` are for whoever emits `dsc_main`. `pool_object` gives the second object of every
+artifact, which the runtime loads once a process (`ds_compiler.runtime.threads`). Its functions are plain LLVM
 text, since they consist of atomics and control flow. Offsets come from `ds_compiler.runtime.abi`.
+
+Only the caller follows the program. For each kernel worth sharing it publishes the kernel and its chunks; it and the
+workers claim chunks until none is left, and it goes on when all claimed ones are done. A worker touches nothing but the
+pool's block unless it has claimed a chunk, and the caller cannot leave the kernel before that chunk is finished: so a
+late worker finds no chunk and has read nothing that could have moved on, and one that sleeps is not waited for.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Final
 
 import llvmlite.binding as llvm
 
@@ -16,11 +23,19 @@ from ds_compiler.backends.llvm.target import initialize
 from ds_compiler.runtime import abi
 from ds_compiler.runtime.abi import Word
 
-# Pauses before a thread that waits for others begins to give its core away: 15 to 40 us, several times the usual
-# imbalance between tasks, and little against the time slice that a descheduled task would cost anyway.
-_SPINS_BEFORE_YIELD = 1024
+#: A kernel of less estimated time (ns on one thread) runs on the caller alone: handing it out costs 0.3 to 1 us, and
+#: the other core must first fetch what it reads.
+LEAST_SHARED_NS: Final = 6_000
+# Sleeping workers are woken once a call has, or has had, this much work: a wake-up takes 3 us of the caller's time, and
+# tens of us pass until the worker runs. If they sleep on (other processes have the cores) the caller tries again later.
+_WAKE_NS = 60_000
+_WAKE_AGAIN_NS = 500_000
+# A kernel is cut into one chunk a thread, or two or four if these take at least so long: small enough to even out
+# threads of different speed, large enough that what chunks do twice (packing, reading weights) does not count.
+_CHUNK_NS = 100_000
 
 _PAUSE = "llvm.x86.sse2.pause"
+_SYS_FUTEX, _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 202, 128, 129
 
 
 def emit_context_word(fb: FunctionBuilder, ctx: V, word: Word, type_: str = "ptr") -> V:
@@ -34,88 +49,280 @@ def emit_ticks(fb: FunctionBuilder) -> V:
     return fb.call("llvm.readcyclecounter", "i64")
 
 
-def emit_barrier(fb: FunctionBuilder, ctx: V, task: V, tasks: V) -> None:
-    """Wait until all tasks have come here; writes before it are visible to every task after it.
+def emit_begin(fb: FunctionBuilder, ctx: V, cost: V) -> None:
+    """Open a call whose kernels are expected to take `cost` ns in all on one thread."""
+    pool = emit_context_word(fb, ctx, Word.POOL)
+    with fb.if_(fb.icmp("ne", pool, V("ptr", "null")), "begin"):
+        enough = fb.icmp("sge", cost, fb.i64(_WAKE_NS))
+        foreseen = fb.select(enough, fb.i64(_WAKE_NS), fb.i64(0))
+        fb.store(foreseen, fb.gep("i8", pool, fb.i64(abi.POOL_EXPECTED)))
+        fb.store(fb.i64(_WAKE_NS), fb.gep("i8", pool, fb.i64(abi.POOL_WAKE_AT)))
 
-    Costs one comparison when there is one task. `task` is not needed yet; it is part of the signature so
-    that a tree barrier can replace this one where there are many cores. Non-temporal stores need their own
-    ``sfence`` before it.
+
+def emit_arguments(fb: FunctionBuilder, block: V, arguments: Sequence[V]) -> None:
+    """Store a kernel's arguments (``ptr`` and ``i64``) in the array of words at `block`."""
+    for index, argument in enumerate(arguments):
+        fb.store(argument, fb.gep("i64", block, fb.i64(index)), align=8)
+
+
+def emit_parallel(fb: FunctionBuilder, ctx: V, kernel: str, arguments: V, cost: V) -> V:
+    """Run a kernel on the arguments at `arguments` with the pool's help, if any; `cost`: estimated ns on one thread.
+
+    All of its results are visible when it returns. The result (i64) is the ticks spent waiting for other threads.
+    Kernels with non-temporal stores need their own ``sfence`` at their end.
     """
-    _define_barrier(fb.module)
-    several = fb.icmp("ne", tasks, fb.i64(1))
-    with fb.if_(several, "barrier"):
-        state = emit_context_word(fb, ctx, Word.BARRIER)
-        give_way = emit_context_word(fb, ctx, Word.YIELD)
-        count = fb.cast("trunc", tasks, "i32")
-        fb.call("dsc_barrier", "void", state, count, give_way)
+    parallel = emit_context_word(fb, ctx, Word.PARALLEL)
+    return fb.emit("i64", f"call i64 {parallel.ref}({ctx}, ptr @{kernel}, {arguments}, {cost})")
 
 
-def _wait_loop(name: str, address: str, condition: str, give_way: str, then: str) -> str:
-    """Blocks that spin until the i32 at `address` satisfies `condition` (about ``%{name}.value``)."""
+def _fields(*names: str) -> str:
+    """Addresses of fields of the pool block: ``%work.at`` for ``WORK``."""
+    return "\n".join(
+        f"  %{name.lower()}.at = getelementptr i8, ptr %pool, i64 {getattr(abi, f'POOL_{name}')}" for name in names
+    )
+
+
+def _claim(own: str, free: str, none: str) -> str:
+    """Blocks from label ``claim`` on: claim a chunk by storing the work word `own`, go on at `free` or `none`."""
     return f"""
-  br label %{name}
-{name}:
-  %{name}.n = phi i32 [ 0, %{name}.from ], [ %{name}.next, %{name}.again ]
-  %{name}.value = load atomic i32, ptr {address} acquire, align 4
-  %{name}.ready = icmp {condition}
-  br i1 %{name}.ready, label %{then}, label %{name}.wait
-{name}.wait:
-  call void @{_PAUSE}()
-  %{name}.next = add i32 %{name}.n, 1
-  %{name}.long = icmp ugt i32 %{name}.n, {_SPINS_BEFORE_YIELD}
-  br i1 %{name}.long, label %{name}.yield, label %{name}.again
-{name}.yield:
-  call i32 {give_way}()
-  br label %{name}.again
-{name}.again:
-  br label %{name}"""
+claim:
+  %work = load atomic i64, ptr %work.at monotonic, align 8
+  br label %try
+try:
+  %word = phi i64 [ %work, %claim ], [ %found, %swap ]
+  %shifted = lshr i64 %word, {abi.WORK_NEXT_SHIFT}
+  %next = and i64 %shifted, {abi.MAX_CHUNKS}
+  %end = lshr i64 %word, {abi.WORK_END_SHIFT}
+  %left = icmp ult i64 %next, %end
+  br i1 %left, label %swap, label %{none}
+swap:
+  %taken = {own}
+  %pair = cmpxchg weak ptr %work.at, i64 %word, i64 %taken acquire monotonic, align 8
+  %found = extractvalue {{ i64, i1 }} %pair, 0
+  %won = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %won, label %{free}, label %try"""
 
 
-def _define_barrier(module: ModuleBuilder) -> None:
-    if "dsc_barrier" in module.functions:
-        return
+def _futex(name: str, address: str, operation: int, value: str) -> str:
+    return (
+        f"  %{name} = call i64 (i64, ...) %syscall(i64 {_SYS_FUTEX}, ptr {address}, i32 {operation}, {value}, ptr null)"
+    )
+
+
+def emit_pool_functions(module: ModuleBuilder) -> None:
+    """Define what `ds_compiler.runtime.abi.POOL_SYMBOLS` lists."""
     module.declare(_PAUSE, "void", [])
-    # The generation is read before arriving: it cannot move on until this task has arrived. The last one
-    # resets the count before it publishes the next generation, so the barrier can be entered again at once.
-    module.functions["dsc_barrier"] = f"""\
-define internal void @dsc_barrier(ptr %state, i32 %tasks, ptr %yield) noinline nounwind {{
+    module.declare("llvm.readcyclecounter", "i64", [])
+    _emit_parallel_function(module)
+    _emit_worker(module)
+    _emit_helpers(module)
+
+
+def _emit_parallel_function(module: ModuleBuilder) -> None:
+    """The caller's part.
+
+    The work word is swapped with sequential consistency, then `SLEEPERS` is read; a worker raises `SLEEPERS` and then
+    lets the system compare the word: either the caller sees the sleeper, or the sleeper sees the new word. The same
+    holds for `WAITING` and `DONE` at the end.
+    """
+    module.functions["dsc_parallel"] = f"""\
+define i64 @dsc_parallel(ptr %ctx, ptr %kernel, ptr %arguments, i64 %cost) nounwind {{
 entry:
-  %epoch.at = getelementptr i8, ptr %state, i64 {abi.BARRIER_EPOCH}
-  %arrived.at = getelementptr i8, ptr %state, i64 {abi.BARRIER_ARRIVED}
-  %epoch = load atomic i32, ptr %epoch.at monotonic, align 4
-  %before = atomicrmw add ptr %arrived.at, i32 1 acq_rel, align 4
-  %arrived = add i32 %before, 1
-  %last = icmp eq i32 %arrived, %tasks
-  br i1 %last, label %release, label %spin.from
-release:
-  store atomic i32 0, ptr %arrived.at monotonic, align 4
-  %following = add i32 %epoch, 1
-  store atomic i32 %following, ptr %epoch.at release, align 4
-  ret void
-spin.from:{_wait_loop("spin", "%epoch.at", "ne i32 %spin.value, %epoch", "%yield", "done")}
+  %pool.in = getelementptr i64, ptr %ctx, i64 {int(Word.POOL)}
+  %pool = load ptr, ptr %pool.in, align 8
+  %scratch.in = getelementptr i64, ptr %ctx, i64 {int(Word.SCRATCH)}
+  %scratch = load ptr, ptr %scratch.in, align 8
+{_fields("WORK", "CONTEXT", "KERNEL", "ARGUMENTS", "CHUNKS", "EXPECTED", "WAKE_AT", "WORKERS")}
+{_fields("SPIN_TICKS", "SYSCALL", "DONE", "WAITING", "SLEEPERS")}
+  %helped = icmp ne ptr %pool, null
+  %large = icmp sge i64 %cost, {LEAST_SHARED_NS}
+  %shared = and i1 %helped, %large
+  br i1 %shared, label %look, label %alone
+alone:
+  call void %kernel(ptr %arguments, ptr %scratch, i64 0, i64 1)
+  ret i64 0
+look:
+  %workers = load i32, ptr %workers.at, align 4
+  %sleepers = load atomic i32, ptr %sleepers.at monotonic, align 4
+  %awake = icmp eq i32 %sleepers, 0
+  br i1 %awake, label %publish, label %count
+count:
+  %expected.old = load i64, ptr %expected.at, align 8
+  %expected = add i64 %expected.old, %cost
+  store i64 %expected, ptr %expected.at, align 8
+  %wake_at = load i64, ptr %wake_at.at, align 8
+  %due = icmp sge i64 %expected, %wake_at
+  %wake_at.new = add i64 %expected, {_WAKE_AGAIN_NS}
+  %wake_at.next = select i1 %due, i64 %wake_at.new, i64 %wake_at
+  store i64 %wake_at.next, ptr %wake_at.at, align 8
+  %early = icmp slt i64 %expected, {_WAKE_NS}
+  %nobody = icmp eq i32 %sleepers, %workers
+  %vain = and i1 %early, %nobody
+  br i1 %vain, label %alone, label %publish
+publish:
+  %wakes = phi i1 [ false, %look ], [ %due, %count ]
+  %workers64 = zext i32 %workers to i64
+  %threads = add i64 %workers64, 1
+  %each = udiv i64 %cost, %threads
+  %two = icmp uge i64 %each, {2 * _CHUNK_NS}
+  %four = icmp uge i64 %each, {4 * _CHUNK_NS}
+  %shift.2 = zext i1 %two to i64
+  %shift.4 = zext i1 %four to i64
+  %shift = add i64 %shift.2, %shift.4
+  %chunks = shl i64 %threads, %shift
+  store ptr %ctx, ptr %context.at, align 8
+  store ptr %kernel, ptr %kernel.at, align 8
+  store ptr %arguments, ptr %arguments.at, align 8
+  store i64 %chunks, ptr %chunks.at, align 8
+  store atomic i32 0, ptr %done.at monotonic, align 4
+  %old = load atomic i32, ptr %work.at monotonic, align 8
+  %number = add i32 %old, 1
+  %number64 = zext i32 %number to i64
+  %end.bits = shl i64 %chunks, {abi.WORK_END_SHIFT}
+  %offer = or i64 %end.bits, %number64
+  %before = atomicrmw xchg ptr %work.at, i64 %offer seq_cst, align 8
+  %syscall = load ptr, ptr %syscall.at, align 8
+  br i1 %wakes, label %wake, label %work.first
+wake:
+{_futex("woken", "%work.at", _FUTEX_WAKE_PRIVATE, "i32 2147483647")}
+  br label %work.first
+work.first:
+  br label %again
+again:
+  %mine = phi i32 [ 0, %work.first ], [ %mine.next, %run ]
+  br label %claim{_claim(f"add i64 %word, {1 << abi.WORK_NEXT_SHIFT}", "run", "drained")}
+run:
+  call void %kernel(ptr %arguments, ptr %scratch, i64 %next, i64 %chunks)
+  %mine.next = add i32 %mine, 1
+  br label %again
+drained:
+  %chunks32 = trunc i64 %chunks to i32
+  %theirs = sub i32 %chunks32, %mine
+  %done.first = load atomic i32, ptr %done.at acquire, align 4
+  %finished = icmp eq i32 %done.first, %theirs
+  br i1 %finished, label %at_once, label %late
+at_once:
+  ret i64 0
+late:
+  %since = call i64 @llvm.readcyclecounter()
+  %spin_ticks = load i64, ptr %spin_ticks.at, align 8
+  br label %spin
+spin:
+  %done.seen = load atomic i32, ptr %done.at acquire, align 4
+  %ready = icmp eq i32 %done.seen, %theirs
+  br i1 %ready, label %over, label %pause
+pause:
+  call void @{_PAUSE}()
+  %ticks = call i64 @llvm.readcyclecounter()
+  %elapsed = sub i64 %ticks, %since
+  %tired = icmp ugt i64 %elapsed, %spin_ticks
+  br i1 %tired, label %announce, label %spin
+announce:
+  %w0 = atomicrmw xchg ptr %waiting.at, i32 1 seq_cst, align 4
+  br label %check
+check:
+  %done.now = load atomic i32, ptr %done.at seq_cst, align 4
+  %ready.now = icmp eq i32 %done.now, %theirs
+  br i1 %ready.now, label %awaited, label %sleep
+sleep:
+{_futex("slept", "%done.at", _FUTEX_WAIT_PRIVATE, "i32 %done.now")}
+  br label %check
+awaited:
+  store atomic i32 0, ptr %waiting.at monotonic, align 4
+  br label %over
+over:
+  %until = call i64 @llvm.readcyclecounter()
+  %waited = sub i64 %until, %since
+  ret i64 %waited
+}}"""
+
+
+def _emit_worker(module: ModuleBuilder) -> None:
+    """A worker's loop: claim and run chunks, look for more for a while, sleep until the work word changes."""
+    module.functions["dsc_worker"] = f"""\
+define ptr @dsc_worker(ptr %argument) nounwind {{
+entry:
+  %pool.in = getelementptr i8, ptr %argument, i64 {abi.WORKER_POOL}
+  %number.in = getelementptr i8, ptr %argument, i64 {abi.WORKER_NUMBER}
+  %pool = load ptr, ptr %pool.in, align 8
+  %worker = load i64, ptr %number.in, align 8
+{_fields("WORK", "CONTEXT", "KERNEL", "ARGUMENTS", "CHUNKS", "STOP")}
+{_fields("SPIN_TICKS", "SYSCALL", "DELAY_TICKS", "DONE", "WAITING", "SLEEPERS")}
+  %spin_ticks = load i64, ptr %spin_ticks.at, align 8
+  %syscall = load ptr, ptr %syscall.at, align 8
+  br label %idle
+idle:
+  %since = call i64 @llvm.readcyclecounter()
+  br label %claim{_claim(f"sub i64 %word, {1 << abi.WORK_END_SHIFT}", "run", "none")}
+run:
+  call void @dsc_delay(ptr %delay_ticks.at)
+  %context = load ptr, ptr %context.at, align 8
+  %kernel = load ptr, ptr %kernel.at, align 8
+  %arguments = load ptr, ptr %arguments.at, align 8
+  %chunks = load i64, ptr %chunks.at, align 8
+  %scratch.in = getelementptr i64, ptr %context, i64 {int(Word.SCRATCH)}
+  %stride.in = getelementptr i64, ptr %context, i64 {int(Word.SCRATCH_BYTES)}
+  %scratch.first = load ptr, ptr %scratch.in, align 8
+  %stride = load i64, ptr %stride.in, align 8
+  %offset = mul i64 %stride, %worker
+  %scratch = getelementptr i8, ptr %scratch.first, i64 %offset
+  %chunk = sub i64 %end, 1
+  call void %kernel(ptr %arguments, ptr %scratch, i64 %chunk, i64 %chunks)
+  %before = atomicrmw add ptr %done.at, i32 1 seq_cst, align 4
+  %waiting = load atomic i32, ptr %waiting.at seq_cst, align 4
+  %awaited = icmp ne i32 %waiting, 0
+  br i1 %awaited, label %tell, label %finish
+tell:
+{_futex("told", "%done.at", _FUTEX_WAKE_PRIVATE, "i32 1")}
+  br label %finish
+finish:
+  call void @dsc_delay(ptr %delay_ticks.at)
+  br label %idle
+none:
+  %stop = load atomic i32, ptr %stop.at acquire, align 4
+  %stopped = icmp ne i32 %stop, 0
+  br i1 %stopped, label %leave, label %wait
+wait:
+  call void @{_PAUSE}()
+  %ticks = call i64 @llvm.readcyclecounter()
+  %elapsed = sub i64 %ticks, %since
+  %tired = icmp ugt i64 %elapsed, %spin_ticks
+  br i1 %tired, label %sleep, label %claim
+sleep:
+  %seen = trunc i64 %word to i32
+  %s0 = atomicrmw add ptr %sleepers.at, i32 1 seq_cst, align 4
+{_futex("slept", "%work.at", _FUTEX_WAIT_PRIVATE, "i32 %seen")}
+  %s1 = atomicrmw sub ptr %sleepers.at, i32 1 seq_cst, align 4
+  br label %idle
+leave:
+  ret ptr null
+}}"""
+    module.functions["dsc_delay"] = f"""\
+define internal void @dsc_delay(ptr %ticks.at) nounwind {{
+entry:
+  %ticks = load atomic i64, ptr %ticks.at monotonic, align 8
+  %none = icmp eq i64 %ticks, 0
+  br i1 %none, label %done, label %start
+start:
+  %since = call i64 @llvm.readcyclecounter()
+  %mixed = mul i64 %since, -7046029254386353131
+  %random = lshr i64 %mixed, 20
+  %length = urem i64 %random, %ticks
+  br label %spin
+spin:
+  call void @{_PAUSE}()
+  %now = call i64 @llvm.readcyclecounter()
+  %elapsed = sub i64 %now, %since
+  %more = icmp ult i64 %elapsed, %length
+  br i1 %more, label %spin, label %done
 done:
   ret void
 }}"""
 
 
-_SYS_FUTEX, _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 202, 128, 129
-
-
-def emit_pool_functions(module: ModuleBuilder) -> None:
-    """Define what `ds_compiler.runtime.abi.POOL_SYMBOLS` lists.
-
-    A call raises the pool's epoch; workers compare it with the last one they served. A worker that has
-    waited for `POOL_SPIN_TICKS` announces itself as a sleeper and waits in the kernel. Both sides
-    use sequentially consistent accesses on (epoch, sleepers), so either the caller sees the sleeper and wakes
-    it, or the kernel sees the new epoch and does not let it sleep.
-    """
-    module.declare(_PAUSE, "void", [])
-    module.declare("llvm.readcyclecounter", "i64", [])
+def _emit_helpers(module: ModuleBuilder) -> None:
+    """What the runtime calls besides: the clock, aligned memory, addresses of arrays."""
     module.declare("aligned_alloc", "ptr", ["i64", "i64"])
-
-    def field(name: str, offset: int) -> str:
-        return f"  %{name}.at = getelementptr i8, ptr %pool, i64 {offset}"
-
     module.functions["dsc_ticks"] = """\
 define i64 @dsc_ticks() nounwind {
   %t = call i64 @llvm.readcyclecounter()
@@ -170,94 +377,6 @@ good:
   br label %head
 done:
   ret i64 %i
-}}"""
-    module.functions["dsc_run"] = f"""\
-define void @dsc_run(ptr %pool, ptr %ctx, ptr %main) nounwind {{
-entry:
-{field("epoch", abi.POOL_EPOCH)}
-{field("ctx", abi.POOL_CONTEXT)}
-{field("main", abi.POOL_MAIN)}
-{field("tasks", abi.POOL_TASKS)}
-{field("syscall", abi.POOL_SYSCALL)}
-{field("yield", abi.POOL_YIELD)}
-{field("pending", abi.POOL_PENDING)}
-{field("sleepers", abi.POOL_SLEEPERS)}
-  %tasks = load i64, ptr %tasks.at, align 8
-  %tasks32 = trunc i64 %tasks to i32
-  %workers = sub i32 %tasks32, 1
-  store ptr %ctx, ptr %ctx.at, align 8
-  store ptr %main, ptr %main.at, align 8
-  store atomic i32 %workers, ptr %pending.at monotonic, align 4
-  %old = atomicrmw add ptr %epoch.at, i32 1 seq_cst, align 4
-  %sleepers = load atomic i32, ptr %sleepers.at seq_cst, align 4
-  %asleep = icmp ne i32 %sleepers, 0
-  br i1 %asleep, label %wake, label %work
-wake:
-  %syscall = load ptr, ptr %syscall.at, align 8
-  %woken = call i64 (i64, ...) %syscall(i64 {_SYS_FUTEX}, ptr %epoch.at, i32 {_FUTEX_WAKE_PRIVATE}, i32 2147483647)
-  br label %work
-work:
-  call void %main(ptr %ctx, i64 0, i64 %tasks)
-  %yield = load ptr, ptr %yield.at, align 8
-  br label %spin.from
-spin.from:{_wait_loop("spin", "%pending.at", "eq i32 %spin.value, 0", "%yield", "done")}
-done:
-  ret void
-}}"""
-    module.functions["dsc_worker"] = f"""\
-define ptr @dsc_worker(ptr %argument) nounwind {{
-entry:
-  %pool.at = getelementptr i8, ptr %argument, i64 {abi.WORKER_POOL}
-  %task.at = getelementptr i8, ptr %argument, i64 {abi.WORKER_TASK}
-  %pool = load ptr, ptr %pool.at, align 8
-  %task = load i64, ptr %task.at, align 8
-{field("epoch", abi.POOL_EPOCH)}
-{field("ctx", abi.POOL_CONTEXT)}
-{field("main", abi.POOL_MAIN)}
-{field("tasks", abi.POOL_TASKS)}
-{field("stop", abi.POOL_STOP)}
-{field("spin_ticks", abi.POOL_SPIN_TICKS)}
-{field("syscall", abi.POOL_SYSCALL)}
-{field("pending", abi.POOL_PENDING)}
-{field("sleepers", abi.POOL_SLEEPERS)}
-  %tasks = load i64, ptr %tasks.at, align 8
-  %spin_ticks = load i64, ptr %spin_ticks.at, align 8
-  %syscall = load ptr, ptr %syscall.at, align 8
-  br label %idle
-idle:
-  %served = phi i32 [ 0, %entry ], [ %now, %finish ]
-  %since = call i64 @llvm.readcyclecounter()
-  br label %spin
-spin:
-  %seen = load atomic i32, ptr %epoch.at acquire, align 4
-  %new = icmp ne i32 %seen, %served
-  br i1 %new, label %serve, label %wait
-wait:
-  call void @{_PAUSE}()
-  %ticks = call i64 @llvm.readcyclecounter()
-  %elapsed = sub i64 %ticks, %since
-  %tired = icmp ugt i64 %elapsed, %spin_ticks
-  br i1 %tired, label %sleep, label %spin
-sleep:
-  %s0 = atomicrmw add ptr %sleepers.at, i32 1 seq_cst, align 4
-  %r = call i64 (i64, ...) %syscall(i64 {_SYS_FUTEX}, ptr %epoch.at, i32 {_FUTEX_WAIT_PRIVATE}, i32 %served, ptr null)
-  %s1 = atomicrmw sub ptr %sleepers.at, i32 1 seq_cst, align 4
-  br label %spin
-serve:
-  %now = load atomic i32, ptr %epoch.at acquire, align 4
-  %stop = load atomic i32, ptr %stop.at acquire, align 4
-  %stopped = icmp ne i32 %stop, 0
-  br i1 %stopped, label %leave, label %run
-run:
-  %ctx = load ptr, ptr %ctx.at, align 8
-  %main = load ptr, ptr %main.at, align 8
-  call void %main(ptr %ctx, i64 %task, i64 %tasks)
-  br label %finish
-finish:
-  %p = atomicrmw sub ptr %pending.at, i32 1 acq_rel, align 4
-  br label %idle
-leave:
-  ret ptr null
 }}"""
 
 

@@ -1,7 +1,7 @@
-"""The native entry point of a program: ``dsc_main(ptr ctx, i64 task, i64 tasks)``.
+"""The native entry point of a program: ``dsc_main(ptr ctx)``.
 
-All tasks run it alike: they compute sizes and addresses, call kernels, follow control flow, and wait for each other
-where `barriers` says so. What differs between tasks is inside of the kernels, which share the work by task number.
+The caller's thread alone runs it: it computes sizes and addresses, follows control flow, and calls kernels one after
+the other. Kernels that are large enough go through the pool, whose workers then take chunks of them (`parallel`).
 Control flow is emitted by `control_flow`, symbols by `symbols`, the constant block by `constants`.
 """
 
@@ -12,21 +12,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ds_compiler.backends.llvm import control_flow
-from ds_compiler.backends.llvm.barriers import Barriers, allocated_by, plan_barriers
 from ds_compiler.backends.llvm.builder import ModuleBuilder, V
 from ds_compiler.backends.llvm.checks import Check, emit_check
 from ds_compiler.backends.llvm.constants import ConstantPool
+from ds_compiler.backends.llvm.estimate import kernel_ns, total_ns
 from ds_compiler.backends.llvm.frame import KernelInfo
-from ds_compiler.backends.llvm.parallel import emit_barrier, emit_context_word, emit_ticks
+from ds_compiler.backends.llvm.parallel import (
+    LEAST_SHARED_NS,
+    emit_arguments,
+    emit_begin,
+    emit_context_word,
+    emit_parallel,
+    emit_ticks,
+)
 from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.backends.llvm.symbols import SymbolTable
 from ds_compiler.ir import Block, Function, Operation, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Bind, Constant, Fusion, If, Reshape, Scan, Size, While
-from ds_compiler.passes.buffers import Buffer, Output, Where, kernel_blocks
+from ds_compiler.passes.buffers import Buffer, Buffers, Output, Where, kernel_blocks
 from ds_compiler.passes.memory_plan import MemoryPlan, half_size
 from ds_compiler.runtime.abi import MAIN_SYMBOL, Status, Word, status_word
 from ds_compiler.runtime.manifest import Symbol
+
+_COPY_ARGUMENTS = 3
+_COPIED_A_NS = 8  # bytes that one thread copies
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,12 @@ class Program:
     Attributes:
         profiled: the fusions in the order of their profile slots (one slot more holds the time spent waiting).
         checks: messages by the index in the status word.
+        shared: kernel calls and copies that workers may help with.
     """
 
     profiled: tuple[Fusion, ...]
     checks: tuple[str, ...]
-    barriers: int
+    shared: int
 
 
 def emit_program(
@@ -65,10 +76,9 @@ def emit_program(
     Args:
         checks: what must be checked at run time in front of an operation.
     """
-    barriers = plan_barriers(function.block, plan, {f: k.info.parallel for f, k in kernels.items()})
-    emitter = Emitter(module, function, plan, kernels, symbols, constants, checks, barriers)
+    emitter = Emitter(module, function, plan, kernels, symbols, constants, checks)
     emitter.run()
-    return Program(tuple(emitter.slots), tuple(emitter.messages), barriers.count)
+    return Program(tuple(emitter.slots), tuple(emitter.messages), emitter.shared)
 
 
 @dataclass
@@ -115,15 +125,15 @@ class Emitter:
         symbols: Sequence[Symbol],
         constants: ConstantPool,
         checks: Mapping[Operation, Sequence[Check]],
-        barriers: Barriers,
     ) -> None:
         self.function, self.plan, self.buffers = function, plan, plan.buffers
-        self.kernels, self.constants, self.checks, self.barriers = kernels, constants, checks, barriers
+        self.kernels, self.constants, self.checks = kernels, constants, checks
         self.slots = [op for op in kernel_blocks(function.block) if isinstance(op, Fusion)]
         self._slot_of = {f: i for i, f in enumerate(self.slots)}
         self.messages: list[str] = []
-        self.fb = fb = module.function(MAIN_SYMBOL, [("ptr", "ctx"), ("i64", "task"), ("i64", "tasks")])
-        self.ctx, self.task, self.tasks = fb.args
+        self.shared = 0
+        self.fb = fb = module.function(MAIN_SYMBOL, [("ptr", "ctx")])
+        (self.ctx,) = fb.args
         self.pointers: dict[Value, V | Variable] = {}
         self.scans: dict[Operation, ScanState] = {}
         self.alternations: dict[Buffer, Alternation] = {}
@@ -131,7 +141,6 @@ class Emitter:
         self._private: dict[Buffer, V] = {}
         self._exit = fb.label("exit")
         self._entry = _Entry()
-        self.first_task = fb.icmp("eq", self.task, fb.i64(0))
         self.symbols = SymbolTable(fb, emit_context_word(fb, self.ctx, Word.SYMBOLS), symbols)
         self._load_entry()
 
@@ -149,19 +158,20 @@ class Emitter:
         for index, how in enumerate(self.buffers.outputs):
             if how in (Output.DIRECT, Output.COPY):
                 self._entry.outputs[index] = fb.load("ptr", fb.gep("ptr", self.output_array, fb.i64(index)))
-        stride = emit_context_word(fb, ctx, Word.SCRATCH_BYTES, "i64")
-        self.scratch = fb.gep("i8", emit_context_word(fb, ctx, Word.SCRATCH), fb.mul(self.task, stride))
+        self.scratch = emit_context_word(fb, ctx, Word.SCRATCH)
         self.profile = emit_context_word(fb, ctx, Word.PROFILE)
-        wanted = fb.icmp("ne", self.profile, V("ptr", "null"))
-        self.profiling = fb.binary("and", wanted, self.first_task)
+        self.profiling = fb.icmp("ne", self.profile, V("ptr", "null"))
         self.since = fb.alloca("i64", 1, align=8)
         for buffer in self.buffers.of_kind(Where.ARENA):
             if not isinstance(buffer.offset, int) and buffer.offset not in self._entry.offsets:
                 self._entry.offsets[buffer.offset] = emit_size(fb, buffer.offset, self.symbols)
-        if self.plan.slots:
-            with fb.if_(self.first_task, "clear"):
-                for offset in self.plan.slots.values():
-                    fb.store(V("ptr", "null"), self._slot(offset))
+        for offset in self.plan.slots.values():
+            fb.store(V("ptr", "null"), self._slot(offset))
+        # One array serves all calls, since each has ended before the next one begins.
+        words = [len(f.inputs) + len(f.results) + len(k.info.symbols) for f, k in self.kernels.items()]
+        self.arguments = fb.alloca("i64", max([_COPY_ARGUMENTS, *words]), align=64)
+        able = {f for f, k in self.kernels.items() if k.info.parallel}
+        emit_begin(fb, ctx, emit_size(fb, total_ns(self.function.block, able, self.buffers.bound), self.symbols))
 
     def run(self) -> None:
         """Emit everything."""
@@ -169,10 +179,8 @@ class Emitter:
         self._return(self.function.block.terminator)
         self.fb.void(f"br label %{self._exit}")
         self.fb.place(self._exit)
-        if self.plan.slots:
-            with self.fb.if_(self.first_task, "release"):
-                for offset in self.plan.slots.values():
-                    self.call_free(self.fb.load("ptr", self._slot(offset)))
+        for offset in self.plan.slots.values():
+            self.call_free(self.fb.load("ptr", self._slot(offset)))
         self.fb.ret()
         self.fb.finish()
 
@@ -201,7 +209,6 @@ class Emitter:
     def _kernel(self, fusion: Fusion) -> None:
         fb, call = self.fb, self.kernels[fusion]
         self.allocate(fusion)
-        self.wait_before(fusion)
         fb.comment(f"{fusion.location}")
         arguments = []
         for index, value in enumerate(fusion.inputs):
@@ -213,22 +220,28 @@ class Emitter:
                 arguments.append(self.pointer(value))
         arguments += [self.address(self.buffers.own[result]) for result in fusion.results]
         arguments += [self.symbols[name] for name in call.info.symbols]
+        emit_arguments(fb, self.arguments, arguments)
         with self._timed(self._slot_of[fusion]):
-            if call.info.parallel:
-                fb.call(call.function, "void", *arguments, self.scratch, self.task, self.tasks)
-            else:
-                with fb.if_(self.first_task, "serial"):
-                    fb.call(call.function, "void", *arguments, self.scratch, fb.i64(0), fb.i64(1))
+            self._run(call.function, kernel_ns(fusion) if call.info.parallel else 0)
+
+    def _run(self, function: str, cost: Dim) -> None:
+        """Run a kernel, with the pool's help if `cost` (ns, known here or at run time) is worth it."""
+        fb = self.fb
+        if isinstance(cost, int) and cost < LEAST_SHARED_NS:
+            fb.call(function, "void", self.arguments, self.scratch, fb.i64(0), fb.i64(1))
+            return
+        self.shared += 1
+        waited = emit_parallel(fb, self.ctx, function, self.arguments, emit_size(fb, cost, self.symbols))
+        with fb.if_(self.profiling, "waited"):
+            fb.store(fb.add(fb.load("i64", self.since), waited), self.since)
+            self._add_time(len(self.slots), waited)
 
     def _bind(self, op: Bind) -> None:
-        self.wait_before(op)
         value = self.fb.smax(self.fb.load("i64", self.pointer(op.value)), self.fb.i64(0))
         self.symbols.bind(op.symbol, value)
-        with self.fb.if_(self.first_task, "bind"):
-            self.fb.store(value, self.symbols.slot(op.symbol))
+        self.fb.store(value, self.symbols.slot(op.symbol))
 
     def _return(self, terminator: Operation) -> None:
-        self.wait_before(terminator)
         fb = self.fb
         for index, (value, how) in enumerate(zip(terminator.operands, self.buffers.outputs, strict=True)):
             slot = fb.gep("ptr", self.output_array, fb.i64(index))
@@ -236,18 +249,13 @@ class Emitter:
                 self.copy(self._entry.outputs[index], self.pointer(value), value.type.bytes)
             elif how is Output.HANDED_OVER:
                 mine = self._slot(self.plan.slots[self.buffers.own[_root(value)].find()])
-                with fb.if_(self.first_task, "hand"):
-                    fb.store(fb.load("ptr", mine), slot)
-                    fb.store(V("ptr", "null"), mine)
+                fb.store(fb.load("ptr", mine), slot)
+                fb.store(V("ptr", "null"), mine)
             elif how is Output.ALLOCATED_COPY:
-                with fb.if_(self.first_task, "output"):
-                    fb.store(self.call_alloc(emit_size(fb, value.type.bytes, self.symbols)), slot)
-                self.barrier()
-                target = fb.load("ptr", slot)
+                target = self.call_alloc(emit_size(fb, value.type.bytes, self.symbols))
+                fb.store(target, slot)
                 self.fail_unless(fb.icmp("ne", target, V("ptr", "null")), Status.MEMORY, "out of memory")
                 self.copy(target, self.pointer(value), value.type.bytes)
-        if self.plan.slots and {Output.COPY, Output.ALLOCATED_COPY} & set(self.buffers.outputs):
-            self.barrier()  # task 0 frees at the exit what others may still copy from
 
     # -- memory -------------------------------------------------------------------------------
     def pointer(self, value: Value) -> V:
@@ -292,7 +300,7 @@ class Emitter:
         return self.fb.gep("i8", self.constant_block, self.fb.i64(offset))
 
     def variable(self, initial: V | None = None) -> Variable:
-        """A pointer variable of this task."""
+        """A pointer variable."""
         variable = Variable(self.fb.alloca("ptr", 1, align=8))
         if initial is not None:
             self.fb.store(initial, variable.address)
@@ -300,21 +308,13 @@ class Emitter:
 
     def allocate(self, op: Operation) -> None:
         """Allocate the buffers of `op` whose sizes depend on data; what they held before is freed."""
-        made = allocated_by(op, self.buffers)
-        if not made:
-            return
         fb = self.fb
-        if op in self.barriers.allocation:
-            self.barrier()
-        with fb.if_(self.first_task, "allocate"):
-            for buffer in made:
-                slot = self._slot(self.plan.slots[buffer])
-                self.call_free(fb.load("ptr", slot))
-                size = 2 * half_size(buffer) if buffer.alternating else buffer.size
-                fb.store(self.call_alloc(emit_size(fb, size, self.symbols)), slot)
-        self.barrier()
-        for buffer in made:
-            address = fb.load("ptr", self._slot(self.plan.slots[buffer]))
+        for buffer in _allocated_by(op, self.buffers):
+            slot = self._slot(self.plan.slots[buffer])
+            self.call_free(fb.load("ptr", slot))
+            size = 2 * half_size(buffer) if buffer.alternating else buffer.size
+            address = self.call_alloc(emit_size(fb, size, self.symbols))
+            fb.store(address, slot)
             if buffer not in self._heap:
                 self._heap[buffer] = self.variable()
             fb.store(address, self._heap[buffer].address)
@@ -328,9 +328,10 @@ class Emitter:
         return self.address(buffer)
 
     def copy(self, target: V, source: V, size: Dim) -> None:
-        """Copy `size` bytes, each task its share."""
+        """Copy `size` bytes."""
         _define_copy(self.fb.module)
-        self.fb.call("dsc_copy", "void", target, source, emit_size(self.fb, size, self.symbols), self.task, self.tasks)
+        emit_arguments(self.fb, self.arguments, [target, source, emit_size(self.fb, size, self.symbols)])
+        self._run("dsc_copy", size // _COPIED_A_NS)
 
     def call_alloc(self, size: V) -> V:
         return self.fb.emit("ptr", f"call ptr {self.alloc.ref}({size})")
@@ -345,41 +346,51 @@ class Emitter:
     def _slot(self, offset: int) -> V:
         return self.fb.gep("i8", self.arena, self.fb.i64(offset))
 
-    # -- tasks, failures, time ----------------------------------------------------------------
-    def wait_before(self, op: Operation) -> None:
-        """A barrier if the plan asks for one in front of `op`."""
-        if op in self.barriers.before:
-            self.barrier()
-
-    def barrier(self) -> None:
-        with self._timed(len(self.slots)):
-            emit_barrier(self.fb, self.ctx, self.task, self.tasks)
-
+    # -- failures, time -----------------------------------------------------------------------
     def fail_unless(self, condition: V, code: Status, message: str) -> None:
-        """Leave the program, all tasks together, unless `condition`, which is the same for all of them, holds."""
+        """Leave the program unless `condition` holds."""
         fb = self.fb
         self.messages.append(message)
         good, bad = fb.label("good"), fb.label("bad")
         fb.void(f"br i1 {condition.ref}, label %{good}, label %{bad}")
         fb.place(bad)
-        with fb.if_(self.first_task, "status"):
-            status = emit_context_word(fb, self.ctx, Word.STATUS)
-            fb.store(fb.i64(status_word(code, len(self.messages) - 1)), status)
-        emit_barrier(fb, self.ctx, self.task, self.tasks)  # others may still work in memory that is freed now
+        status = emit_context_word(fb, self.ctx, Word.STATUS)
+        fb.store(fb.i64(status_word(code, len(self.messages) - 1)), status)
         fb.void(f"br label %{self._exit}")
         fb.place(good)
 
     @contextmanager
     def _timed(self, slot: int) -> Iterator[None]:
-        """Add the time that the body takes to a profile slot, when a profile is wanted."""
+        """Add the time that the body takes, beyond `since`, to a profile slot, when a profile is wanted."""
         fb = self.fb
         with fb.if_(self.profiling, "start"):
             fb.store(emit_ticks(fb), self.since)
         yield
         with fb.if_(self.profiling, "stop"):
-            place = fb.gep("i64", self.profile, fb.i64(slot))
-            spent = fb.sub(emit_ticks(fb), fb.load("i64", self.since))
-            fb.store(fb.add(fb.load("i64", place), spent), place)
+            self._add_time(slot, fb.sub(emit_ticks(fb), fb.load("i64", self.since)))
+
+    def _add_time(self, slot: int, ticks: V) -> None:
+        place = self.fb.gep("i64", self.profile, self.fb.i64(slot))
+        self.fb.store(self.fb.add(self.fb.load("i64", place), ticks), place)
+
+
+def _allocated_by(op: Operation, buffers: Buffers) -> list[Buffer]:
+    """Buffers that are allocated at run time right in front of `op`."""
+    found: dict[Buffer, None] = {}
+    if isinstance(op, Fusion):
+        for result in op.results:
+            buffer = buffers.own[result].find()
+            if buffer.where is Where.HEAP and not buffer.alternating:
+                found[buffer] = None
+    elif isinstance(op, While | Scan):
+        for stacked in buffers.stacked[op]:
+            buffer = stacked.buffer.find()
+            if buffer.where is Where.HEAP and not buffer.alternating:
+                found[buffer] = None
+        for carried in buffers.carried[op]:
+            if carried.buffer is not None and carried.buffer.where is Where.HEAP:
+                found[carried.buffer] = None
+    return list(found)
 
 
 def _root(value: Value) -> Value:
@@ -389,23 +400,21 @@ def _root(value: Value) -> Value:
 
 
 def _define_copy(module: ModuleBuilder) -> None:
-    """``dsc_copy(to, from, bytes, task, tasks)``: contiguous shares of whole cache lines, the last task the rest."""
+    """A kernel that copies: arguments to, from, bytes; chunks are whole cache lines, the last one has the rest."""
     if "dsc_copy" in module.functions:
         return
     module.declare("llvm.memcpy.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1 immarg"])
-    fb = module.function(
-        "dsc_copy",
-        [("ptr", "to"), ("ptr", "from"), ("i64", "bytes"), ("i64", "task"), ("i64", "tasks")],
-        internal=True,
-        attributes="noinline nounwind",
-    )
-    to, source, size, task, tasks = fb.args
+    parameters = [("ptr", "arguments"), ("ptr", "scratch"), ("i64", "chunk"), ("i64", "chunks")]
+    fb = module.function("dsc_copy", parameters, internal=True)
+    arguments, _, chunk, chunks = fb.args
+    to, source = (fb.load("ptr", fb.gep("i64", arguments, fb.i64(i))) for i in range(2))
+    size = fb.load("i64", fb.gep("i64", arguments, fb.i64(2)))
     lines = fb.sdiv(fb.add(size, fb.i64(63)), fb.i64(64))
 
     def edge(of: V) -> V:
-        return fb.smin(size, fb.mul(fb.sdiv(fb.mul(lines, of), tasks), fb.i64(64)))
+        return fb.smin(size, fb.mul(fb.sdiv(fb.mul(lines, of), chunks), fb.i64(64)))
 
-    start, stop = edge(task), edge(fb.add(task, fb.i64(1)))
+    start, stop = edge(chunk), edge(fb.add(chunk, fb.i64(1)))
     length = fb.sub(stop, start)
     to, source = fb.gep("i8", to, start), fb.gep("i8", source, start)
     fb.void(f"call void @llvm.memcpy.p0.p0.i64({to}, {source}, {length}, i1 false)")

@@ -53,9 +53,7 @@ def run_kernel(
     builder = ModuleBuilder()
     info = emit_kernel(builder, "kernel", fusion, target)
     # The kernel is internal: an exported wrapper passes everything on.
-    count = len(fusion.inputs) + len(fusion.results)
-    parameters = [("ptr", f"b{n}") for n in range(count)] + [("i64", f"s{n}") for n in range(len(info.symbols))]
-    parameters += [("ptr", "scratch"), ("i64", "task"), ("i64", "tasks")]
+    parameters = [("ptr", "arguments"), ("ptr", "scratch"), ("i64", "task"), ("i64", "tasks")]
     fb = builder.function("entry", parameters)
     fb.call("kernel", "void", *fb.args)
     fb.ret()
@@ -69,9 +67,9 @@ def run_kernel(
     results = [np.full([evaluate(d, sizes) for d in r.type.shape], 77, r.type.dtype.numpy) for r in fusion.results]
     scratch = np.zeros(info.scratch_bytes + 64, np.uint8)
     address = (scratch.ctypes.data + 63) // 64 * 64
-    types = [ctypes.c_void_p] * count + [ctypes.c_int64] * len(info.symbols)
-    call = compiled.function("entry", [*types, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64])
-    pointers = [a.ctypes.data for a in (*arrays, *results)]
+    call = compiled.function("entry", [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64])
+    words = [*(a.ctypes.data for a in (*arrays, *results)), *(sizes[s] for s in info.symbols)]
+    arguments = (ctypes.c_int64 * len(words))(*words)
     for task in range(tasks if info.parallel else 1):
-        call(*pointers, *(sizes[s] for s in info.symbols), address, task, tasks if info.parallel else 1)
+        call(ctypes.addressof(arguments), address, task, tasks if info.parallel else 1)
     return results
