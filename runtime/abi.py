@@ -59,6 +59,7 @@ POOL_CONTEXT: Final = 64  # ptr: ctx of the call
 POOL_KERNEL: Final = 72  # ptr: the kernel
 POOL_ARGUMENTS: Final = 80  # ptr: its arguments
 POOL_CHUNKS: Final = 88  # i64: into how many chunks it is cut
+POOL_CPU: Final = 112  # i32: the CPU that the caller was on when it woke workers
 # The caller's own account of the current call, see `ds_compiler.backends.llvm.parallel`.
 POOL_EXPECTED: Final = 96  # i64: ns of work met while workers sleep, and at the start the work foreseen
 POOL_WAKE_AT: Final = 104  # i64: the value of EXPECTED at which sleepers are woken
@@ -67,6 +68,7 @@ POOL_WORKERS: Final = 128  # i32: threads besides the caller
 POOL_STOP: Final = 132  # i32: workers return when this is 1
 POOL_SPIN_TICKS: Final = 136  # i64: ticks that a thread looks for work, or for the last chunks, before it sleeps
 POOL_SYSCALL: Final = 144  # ptr: libc's syscall
+POOL_GETCPU: Final = 160  # ptr: libc's sched_getcpu
 POOL_DELAY_TICKS: Final = 152  # i64: for tests: workers pause up to this long before and after each chunk
 POOL_DONE: Final = 192  # i32, the caller's futex word: chunks that workers have finished
 POOL_WAITING: Final = 196  # i32: 1 while the caller sleeps, or is about to, until DONE changes

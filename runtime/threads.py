@@ -60,7 +60,8 @@ class ThreadPool:
         self.address = base = self._block.address
         ctypes.c_int32.from_address(base + abi.POOL_WORKERS).value = threads - 1
         ctypes.c_int64.from_address(base + abi.POOL_SPIN_TICKS).value = int(_SPIN_SECONDS * code.ticks_per_second)
-        ctypes.c_int64.from_address(base + abi.POOL_SYSCALL).value = required_symbol("syscall")
+        for offset, name in ((abi.POOL_SYSCALL, "syscall"), (abi.POOL_GETCPU, "sched_getcpu")):
+            ctypes.c_int64.from_address(base + offset).value = required_symbol(name)
         self._arguments = Region(abi.WORKER_BYTES * threads)
         self._threads: list[ctypes.c_ulong] = []
         self._start()

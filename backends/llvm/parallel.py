@@ -35,6 +35,7 @@ _WAKE_AGAIN_NS = 500_000
 _CHUNK_NS = 100_000
 
 _PAUSE = "llvm.x86.sse2.pause"
+_SYS_SETAFFINITY, _SYS_GETAFFINITY, _CPU_MASK_BYTES = 203, 204, 128
 _SYS_FUTEX, _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 202, 128, 129
 
 
@@ -132,8 +133,8 @@ entry:
   %pool = load ptr, ptr %pool.in, align 8
   %scratch.in = getelementptr i64, ptr %ctx, i64 {int(Word.SCRATCH)}
   %scratch = load ptr, ptr %scratch.in, align 8
-{_fields("WORK", "CONTEXT", "KERNEL", "ARGUMENTS", "CHUNKS", "EXPECTED", "WAKE_AT", "WORKERS")}
-{_fields("SPIN_TICKS", "SYSCALL", "DONE", "WAITING", "SLEEPERS")}
+{_fields("WORK", "CONTEXT", "KERNEL", "ARGUMENTS", "CHUNKS", "CPU", "EXPECTED", "WAKE_AT", "WORKERS")}
+{_fields("SPIN_TICKS", "SYSCALL", "GETCPU", "DONE", "WAITING", "SLEEPERS")}
   %helped = icmp ne ptr %pool, null
   %large = icmp sge i64 %cost, {LEAST_SHARED_NS}
   %shared = and i1 %helped, %large
@@ -184,6 +185,9 @@ publish:
   %syscall = load ptr, ptr %syscall.at, align 8
   br i1 %wakes, label %wake, label %work.first
 wake:
+  %getcpu = load ptr, ptr %getcpu.at, align 8
+  %cpu = call i32 %getcpu()
+  store atomic i32 %cpu, ptr %cpu.at monotonic, align 4
 {_futex("woken", "%work.at", _FUTEX_WAKE_PRIVATE, "i32 2147483647")}
   br label %work.first
 work.first:
@@ -239,6 +243,8 @@ over:
 
 def _emit_worker(module: ModuleBuilder) -> None:
     """A worker's loop: claim and run chunks, look for more for a while, sleep until the work word changes."""
+    module.declare("llvm.memset.p0.i64", "void", ["ptr", "i8", "i64", "i1 immarg"])
+    module.declare("llvm.memcpy.p0.p0.i64", "void", ["ptr", "ptr", "i64", "i1 immarg"])
     module.functions["dsc_worker"] = f"""\
 define ptr @dsc_worker(ptr %argument) nounwind {{
 entry:
@@ -293,9 +299,50 @@ sleep:
   %s0 = atomicrmw add ptr %sleepers.at, i32 1 seq_cst, align 4
 {_futex("slept", "%work.at", _FUTEX_WAIT_PRIVATE, "i32 %seen")}
   %s1 = atomicrmw sub ptr %sleepers.at, i32 1 seq_cst, align 4
+  call void @dsc_part(ptr %pool)
   br label %idle
 leave:
   ret ptr null
+}}"""
+    # Systems may wake a thread on the CPU of the thread that woke it, where the two can only take turns, and leave it
+    # there for many calls. So a worker that finds itself there goes elsewhere: its affinity excludes that CPU for a
+    # moment, which makes the system move it at once.
+    module.functions["dsc_part"] = f"""\
+define internal void @dsc_part(ptr %pool) nounwind {{
+entry:
+  %allowed = alloca [{_CPU_MASK_BYTES} x i8], align 8
+  %others = alloca [{_CPU_MASK_BYTES} x i8], align 8
+{_fields("CPU", "SYSCALL", "GETCPU")}
+  %getcpu = load ptr, ptr %getcpu.at, align 8
+  %mine = call i32 %getcpu()
+  %callers = load atomic i32, ptr %cpu.at monotonic, align 4
+  %together = icmp eq i32 %mine, %callers
+  %known = icmp ult i32 %mine, {8 * _CPU_MASK_BYTES}
+  %move = and i1 %together, %known
+  br i1 %move, label %ask, label %stay
+ask:
+  %syscall = load ptr, ptr %syscall.at, align 8
+  call void @llvm.memset.p0.i64(ptr %allowed, i8 0, i64 {_CPU_MASK_BYTES}, i1 false)
+  %bytes = call i64 (i64, ...) %syscall(i64 {_SYS_GETAFFINITY}, i32 0, i64 {_CPU_MASK_BYTES}, ptr %allowed)
+  %told = icmp sgt i64 %bytes, 0
+  br i1 %told, label %leave, label %stay
+leave:
+  call void @llvm.memcpy.p0.p0.i64(ptr %others, ptr %allowed, i64 {_CPU_MASK_BYTES}, i1 false)
+  %byte = lshr i32 %mine, 3
+  %bit = and i32 %mine, 7
+  %bit8 = trunc i32 %bit to i8
+  %set = shl i8 1, %bit8
+  %clear = xor i8 %set, -1
+  %at = getelementptr i8, ptr %others, i32 %byte
+  %old = load i8, ptr %at, align 1
+  %new = and i8 %old, %clear
+  store i8 %new, ptr %at, align 1
+  ; fails, without harm, where there is no other CPU
+  %r0 = call i64 (i64, ...) %syscall(i64 {_SYS_SETAFFINITY}, i32 0, i64 {_CPU_MASK_BYTES}, ptr %others)
+  %r1 = call i64 (i64, ...) %syscall(i64 {_SYS_SETAFFINITY}, i32 0, i64 {_CPU_MASK_BYTES}, ptr %allowed)
+  br label %stay
+stay:
+  ret void
 }}"""
     module.functions["dsc_delay"] = f"""\
 define internal void @dsc_delay(ptr %ticks.at) nounwind {{
