@@ -27,7 +27,20 @@ from ds_compiler.backends.llvm.compile import compile_module
 from ds_compiler.backends.llvm.parallel import pool_object
 from ds_compiler.backends.llvm.target import host
 from ds_compiler.ir import Block, Builder, Function, Module, Region, TensorType, Value, dtypes
-from ds_compiler.ops import Binary, Broadcast, Concat, Constant, Pad, Reduce, Reshape, Return, Slice, Transpose, Unary
+from ds_compiler.ops import (
+    Binary,
+    Broadcast,
+    Concat,
+    Constant,
+    Pad,
+    Reduce,
+    ReduceWindow,
+    Reshape,
+    Return,
+    Slice,
+    Transpose,
+    Unary,
+)
 from ds_compiler.passes.fuse import fuse
 from ds_compiler.runtime import Executable
 
@@ -118,7 +131,36 @@ def _map(name: str, shape: tuple[int, ...], build: Callable[..., Value], op: str
     return Case(name, (shape,), build, ((op, ("x0",), "y", attributes),), {})
 
 
+def _pool(
+    name: str, shape: tuple[int, ...], window: int, stride: int, pad: int, op: str = "MaxPool", ceil: bool = False
+) -> Case:
+    """Pooling channels first; `ceil` rounds the result's size up."""
+    rank = len(shape) - 2
+    axes = tuple(range(2, 2 + rank))
+    extra = [(-(s + 2 * pad - window) % stride if ceil else 0) for s in shape[2:]]
+    how = "max" if op == "MaxPool" else "mean_valid"
+
+    def build(b: Builder, x: Value) -> Value:
+        high = tuple(pad + e for e in extra)
+        ones = (1,) * rank
+        return b.emit(ReduceWindow(x, axes, (window,) * rank, (stride,) * rank, (pad,) * rank, high, ones, how))
+
+    attributes = {
+        "kernel_shape": (window,) * rank, "strides": (stride,) * rank, "pads": (pad,) * rank * 2, "ceil_mode": int(ceil)
+    }  # fmt: skip
+    return _map(name, shape, build, op, **attributes)
+
+
 CASES = [
+    _pool("max pool 3x3/2 64x112x112", (1, 64, 112, 112), 3, 2, 1),
+    _pool("max pool 2x2/2 64x56x56", (1, 64, 56, 56), 2, 2, 0),
+    _pool("max pool 5x5/1 128x20x20", (1, 128, 20, 20), 5, 1, 2),
+    _pool("max pool 3x3/2 480x14x14", (1, 480, 14, 14), 3, 2, 1),
+    _pool("average pool 3x3/1 192x28x28", (1, 192, 28, 28), 3, 1, 1, "AveragePool"),
+    _pool("average pool 2x2/2 64x56x56", (1, 64, 56, 56), 2, 2, 0, "AveragePool"),
+    _pool("average pool 3x3/2 ceil 64x56x56", (1, 64, 56, 56), 3, 2, 0, "AveragePool", True),
+    _pool("average pool 7x7 512x7x7", (1, 512, 7, 7), 7, 7, 0, "AveragePool"),
+    _pool("max pool 3x3x3/2 16x32x56x56", (1, 16, 32, 56, 56), 3, 2, 1),
     _transpose("NCHW to NHWC 256x56x56", (1, 256, 56, 56), (0, 2, 3, 1)),
     _transpose("NHWC to NCHW 56x56x256", (1, 56, 56, 256), (0, 3, 1, 2)),
     _transpose("NCHW to NHWC 3x224x224", (1, 3, 224, 224), (0, 2, 3, 1)),

@@ -1,7 +1,8 @@
-"""Kernels around a sliding window, channels last: convolution (dense, grouped, depthwise) and pooling."""
+"""Kernels around a sliding window: convolution (dense, grouped, depthwise), channels last, and pooling."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of
@@ -10,12 +11,17 @@ from ds_compiler.backends.llvm.conv_plan import conv_plan
 from ds_compiler.backends.llvm.convolution import Convolution, choose
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
 from ds_compiler.backends.llvm.pool import PoolShape, emit_pool
+from ds_compiler.backends.llvm.pool_planes import PlaneWindow, emit_plane_pool, plane_scratch_bytes
 from ds_compiler.backends.llvm.scalars import compute_type
 from ds_compiler.backends.llvm.window import ConvShape, Epilogue
 from ds_compiler.backends.loops.contraction import lower_epilogue
 from ds_compiler.ir import Value
-from ds_compiler.ir.dims import Dim
+from ds_compiler.ir.dims import Dim, product
 from ds_compiler.ops import Conv, ConvTranspose, ReduceWindow
+
+# Windows over planes are written out tap by tap along each axis; larger ones are left to loops.
+_WINDOW_ROWS = 64
+_WINDOW_COLUMNS = 64
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
@@ -55,14 +61,12 @@ def missing_schedule(frame: KernelFrame) -> str | None:
     x, result = op.operands[0].type, op.results[0].type
     if x.dtype.name not in ("f32", "f64"):
         return f"element type {x.dtype}"
+    if isinstance(op, ReduceWindow):
+        return None if _channels_last(op) or _over_planes(op) else f"windows {op.window} over axes {op.axes} of {x}"
     if x.rank not in (3, 4):
         return f"{x.rank - 2} spatial axes"
     if not isinstance(x.shape[-1], int) or not isinstance(result.shape[-1], int):
         return f"an unknown number of channels, or channels are not last ({x})"
-    if isinstance(op, ReduceWindow):
-        if op.axes != tuple(range(1, x.rank - 1)):
-            return f"windows over axes {op.axes}"
-        return "sums are not averaged" if op.how == "sum" else None
     if op.layout != "nhwc":
         return f"layout {op.layout}"
     if not all(isinstance(d, int) for d in op.weight.type.shape):
@@ -70,6 +74,19 @@ def missing_schedule(frame: KernelFrame) -> str | None:
     if isinstance(op, ConvTranspose) and frame.constant_input(op.weight) is None:
         return "the weight is not constant"
     return None
+
+
+def _channels_last(op: ReduceWindow) -> bool:
+    x = op.operand.type
+    inner = x.rank in (3, 4) and op.axes == tuple(range(1, x.rank - 1))
+    return inner and isinstance(x.shape[-1], int) and op.how != "sum"
+
+
+def _over_planes(op: ReduceWindow) -> bool:
+    """Whether the windows run over the last axes, and are few enough rows to write out."""
+    rank = op.operand.type.rank
+    last = bool(op.axes) and op.axes == tuple(range(rank - len(op.axes), rank))
+    return last and math.prod(op.window[:-1]) <= _WINDOW_ROWS and op.window[-1] <= _WINDOW_COLUMNS
 
 
 def _pack_at_run_time(frame: KernelFrame, convolution: Convolution, weight: V, to: V) -> int:
@@ -154,9 +171,12 @@ def emit_convolution(frame: KernelFrame) -> KernelInfo:
 
 
 def emit_pooling(frame: KernelFrame) -> KernelInfo:
-    """A ``pool`` fusion: windows over the spatial axes of a channels-last tensor, then elementwise operations."""
+    """A ``pool`` fusion: windows over the axes between the first and the last, or the last ones; then elementwise
+    operations."""
     op = root_of(frame, ReduceWindow)
     assert isinstance(op, ReduceWindow)
+    if not _channels_last(op):
+        return _emit_planes(frame, op)
     x, result = op.operand.type, op.result.type
     channels = x.shape[-1]
     assert isinstance(channels, int)
@@ -189,3 +209,43 @@ def emit_pooling(frame: KernelFrame) -> KernelInfo:
     )
     own = {frame.fusion.body.block.arguments.index(op.operand)}  # type: ignore[arg-type]
     return KernelInfo(inplace=emitter.inplace(own))
+
+
+def _emit_planes(frame: KernelFrame, op: ReduceWindow) -> KernelInfo:
+    """Windows over the last axes: vectors run along the innermost one."""
+    x, result = op.operand.type, op.result.type
+    element, first = compute_type(x.dtype), op.axes[0]
+
+    def amount(dim: Dim) -> int | V:
+        return dim if isinstance(dim, int) else frame.size(dim)
+
+    window = PlaneWindow(
+        how=op.how,
+        planes=frame.size(product(x.shape[:first])),
+        sizes=tuple(frame.size(d) for d in x.shape[first:]),
+        out=tuple(frame.size(d) for d in result.shape[first:]),
+        window=op.window,
+        strides=op.strides,
+        dilations=op.dilations,
+        low=tuple(amount(d) for d in op.low),
+        static_out=result.shape[-1],
+    )
+    parts = [tuple(range(first)), tuple(range(first, x.rank - 1)), (x.rank - 1,)]
+    emitter = EpilogueEmitter(frame, lower_epilogue(frame.fusion, op.result, parts))
+
+    def finish(plane: V, row: V, column: V, lanes: int, mask: V | None, value: V) -> None:
+        emitter((plane, row, column), lanes, mask, value)
+
+    emit_plane_pool(
+        frame.fb,
+        frame.target,
+        window,
+        x=frame.pointer(op.operand),
+        element=element,
+        task=frame.task,
+        tasks=frame.tasks,
+        scratch=frame.scratch,
+        epilogue=finish,
+    )
+    own = {frame.fusion.body.block.arguments.index(op.operand)}  # type: ignore[arg-type]
+    return KernelInfo(scratch_bytes=plane_scratch_bytes(window, frame.target, element), inplace=emitter.inplace(own))

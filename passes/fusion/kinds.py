@@ -63,7 +63,8 @@ def contraction_strategy(op: Operation) -> str | None:
             rank = op.operand.type.rank
             channels_last = op.axes == tuple(range(1, rank - 1)) and rank in (3, 4)
             known = isinstance(op.operand.type.shape[-1], int) and op.how != "sum"
-            if channels_last and known and op.operand.type.dtype.name in ("f32", "f64"):
+            planes = bool(op.axes) and op.axes == tuple(range(rank - len(op.axes), rank))
+            if ((channels_last and known) or planes) and op.operand.type.dtype.name in ("f32", "f64"):
                 return "pool"
     return None
 
