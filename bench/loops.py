@@ -151,7 +151,29 @@ def _pool(
     return _map(name, shape, build, op, **attributes)
 
 
+def enlarge(b: Builder, x: Value) -> Value:
+    """Every pixel twice along both spatial axes."""
+    n, c, h, w = x.type.shape
+    wide = b.emit(Broadcast(x, (n, c, h, 2, w, 2), (0, 1, 2, 4)))
+    return b.emit(Reshape(wide, (n, c, 2 * h, 2 * w)))
+
+
+def depth_to_space(b: Builder, x: Value) -> Value:
+    n, c, h, w = x.type.shape
+    parts = b.emit(Transpose(b.emit(Reshape(x, (n, c // 4, 2, 2, h, w))), (0, 1, 4, 2, 5, 3)))
+    return b.emit(Reshape(parts, (n, c // 4, 2 * h, 2 * w)))
+
+
 CASES = [
+    Case(
+        "nearest x2 128x28x28", ((1, 128, 28, 28),), enlarge,
+        (("Resize", ("x0", "", "scales"), "y", {"mode": "nearest"}),),
+        {"scales": np.array([1, 1, 2, 2], np.float32)},
+    ),
+    Case(
+        "depth to space 64x56x56", ((1, 64, 56, 56),), depth_to_space,
+        (("DepthToSpace", ("x0",), "y", {"blocksize": 2, "mode": "CRD"}),), {},
+    ),
     _pool("max pool 3x3/2 64x112x112", (1, 64, 112, 112), 3, 2, 1),
     _pool("max pool 2x2/2 64x56x56", (1, 64, 56, 56), 2, 2, 0),
     _pool("max pool 5x5/1 128x20x20", (1, 128, 20, 20), 5, 1, 2),

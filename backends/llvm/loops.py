@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from ds_compiler.backends.llvm import scalars
 from ds_compiler.backends.llvm.body import Body
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V, constant, vector_of
+from ds_compiler.backends.llvm.interleaved import emit_interleaved, find_interleaving
 from ds_compiler.backends.llvm.partition import each_point
 from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.transposed import emit_transposed, find_tiling
@@ -32,8 +33,10 @@ _COSTLY_FLOPS = 8  # an element from which on one vector has enough independent 
 def emit_nest(body: Body, nest: Nest, target: Target, task: V, tasks: V) -> None:
     """Emit this task's share of a nest."""
     emitter = _Emitter(body, nest, target)
-    tiling = find_tiling(nest)
-    if tiling is not None:
+    tiling, interleaving = find_tiling(nest), find_interleaving(nest)
+    if interleaving is not None:
+        emit_interleaved(body, nest, interleaving, target, task, tasks)
+    elif tiling is not None:
         emit_transposed(body, nest, tiling, target, task, tasks)
     elif nest.serial or any(isinstance(s, Running) for s in nest.steps):
         emitter.scalar(task, tasks)
