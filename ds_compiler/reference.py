@@ -1,6 +1,7 @@
 """The oracle: runs any tensor-level module on NumPy, one operation at a time.
 
 Each operation computes itself (`Operation.evaluate`); control flow, calls and the binding of sizes are done here.
+Derivatives of functions are expanded first.
 Every result is checked against its stated type, so a wrong type rule shows at the operation that has it.
 """
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from ds_compiler.ir import CompileError, Function, Module, Operation, Region, TensorType, Value
 from ds_compiler.ir.dims import Expr, evaluate, substitute, symbols_of
-from ds_compiler.ops import Bind, Call, Composite, Fusion, If, Scan, While
+from ds_compiler.ops import Bind, Call, Composite, CustomCall, Fusion, If, Jvp, Scan, Vjp, While
+from ds_compiler.passes.grad import expand_derivatives
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Trace: TypeAlias = Callable[[Operation, Sequence[Array]], None]
@@ -37,6 +39,9 @@ def interpret(
         CompileError: an input is missing, unknown or does not fit its type; an operation failed, or its result
             does not fit the type stated for it (the error names the operation and its location).
     """
+    if isinstance(program, Module) and any(isinstance(op, Vjp | Jvp) for op in program.walk()):
+        program = program.clone()
+        expand_derivatives(program)
     functions = program.functions if isinstance(program, Module) else {}
     function = program.main if isinstance(program, Module) else program
     arguments = function.arguments
@@ -137,10 +142,12 @@ class _Interpreter:
                 return self._scan(operation, operands)
             case Fusion() | Composite():
                 return self.run(operation.body, operands)
-            case Call():
+            case Call() | CustomCall():
                 callee = self.functions.get(operation.callee)
                 if callee is None:
-                    raise CompileError(f"call: no function '{operation.callee}'", location=operation.location)
+                    raise CompileError(
+                        f"{operation.name}: no function '{operation.callee}'", location=operation.location
+                    )
                 return self.call(callee, operands, {})
         computed = operation.evaluate(self.sizes, *operands)
         return computed if isinstance(computed, tuple) else (computed,)

@@ -1,0 +1,129 @@
+"""Reverse mode over straight-line code.
+
+Cotangents exist for the values that depend on what is differentiated by (`active`); one that is zero throughout has
+no value. Operations with regions have their rules in `reverse_control`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from ds_compiler.ir import Builder, Operation, Value
+from ds_compiler.ops import Composite, StopGradient, Yield
+from ds_compiler.ops.derivatives import Terms, rule_of
+from ds_compiler.passes.inline import Inliner, fitted
+
+RegionRule: TypeAlias = "Callable[[Reverse, Any, Sequence[Value | None]], None]"
+
+_REGION_RULES: dict[type[Operation], RegionRule] = {}
+_Function = TypeVar("_Function", bound=Callable[..., None])
+
+
+def region_rule(cls: type[Operation]) -> Callable[[_Function], _Function]:
+    """Declare the rule of an operation that holds or names code.
+
+    It takes the sweep, the operation and the cotangents of its results, and adds those of what the operation reads.
+    """
+
+    def add(function: _Function) -> _Function:
+        _REGION_RULES[cls] = function
+        return function
+
+    return add
+
+
+class Reverse:
+    """One backward sweep: `terms` inserts behind the operations that are swept.
+
+    Attributes:
+        active: values that depend on what is differentiated by.
+    """
+
+    def __init__(self, inliner: Inliner, terms: Terms, sources: Iterable[Value]) -> None:
+        self.inliner, self.terms = inliner, terms
+        self.active: set[Value] = set(sources)
+        self._cotangents: dict[Value, Value] = {}
+        self._replaced: dict[Value, Value] = {}
+
+    # -- before the sweep ----------------------------------------------------------------------
+    def follow(self, operations: Iterable[Operation]) -> list[Operation]:
+        """Find the active values; returns the operations that make them, composites replaced by their bodies."""
+        followed: list[Operation] = []
+        for op in operations:
+            if isinstance(op, StopGradient) or not any(v in self.active for o in op.walk() for v in o.operands):
+                continue
+            if isinstance(op, Composite):
+                followed += self.follow(self._opened(op))
+                continue
+            results = [r for r in op.results if r.type.dtype.is_float]
+            if results:
+                self.active.update(results)
+                followed.append(op)
+        return followed
+
+    def _opened(self, op: Composite) -> list[Operation]:
+        """The body of a composite in its place."""
+        builder = Builder(before=op)
+        mapping: dict[Value, Value] = dict(zip(op.body.block.arguments, op.inputs, strict=True))
+        copies: list[Operation] = []
+        for nested in op.body.block:
+            if not isinstance(nested, Yield):
+                copies.append(builder.insert(nested.clone(mapping)))
+        self.replace(op, [mapping[v] for v in op.body.block.terminator.operands])
+        return copies
+
+    def replace(self, op: Operation, values: Sequence[Value]) -> None:
+        """Let `values` take the place of an operation's results."""
+        self._replaced.update(zip(op.results, values, strict=True))
+        op.replace_with(*values)
+
+    def current(self, value: Value) -> Value:
+        """What has taken the place of `value`, if something has."""
+        while value in self._replaced:
+            value = self._replaced[value]
+        return value
+
+    # -- cotangents ----------------------------------------------------------------------------
+    def add(self, value: Value, cotangent: Value | None) -> None:
+        """Add to the cotangent of a value, if it is active."""
+        if cotangent is None or value not in self.active:
+            return
+        cotangent = fitted(self.terms, cotangent, value.type)
+        before = self._cotangents.get(value)
+        self._cotangents[value] = cotangent if before is None else self.terms.add(before, cotangent)
+
+    def found(self, value: Value) -> Value | None:
+        """The cotangent of a value; None for zero."""
+        return self._cotangents.get(value)
+
+    def cotangent(self, value: Value) -> Value:
+        """The cotangent of a value."""
+        found = self.found(value)
+        return self.terms.zeros(value.type) if found is None else found
+
+    # -- the sweep -----------------------------------------------------------------------------
+    def sweep(self, operations: Sequence[Operation]) -> None:
+        """Add the cotangents of what `operations` read, last first.
+
+        Raises:
+            CompileError: one of them has no derivative.
+        """
+        for op in reversed(operations):
+            cotangents = [self.found(r) for r in op.results]
+            if all(c is None for c in cotangents):
+                continue
+            with self.terms.at(op.location):
+                self._visit(op, cotangents)
+
+    def _visit(self, op: Operation, cotangents: Sequence[Value | None]) -> None:
+        in_regions = _REGION_RULES.get(type(op))
+        if in_regions is not None:
+            in_regions(self, op, cotangents)
+            return
+        rule = rule_of(type(op))
+        if rule is None:
+            raise op.error("has no derivative")
+        (g,) = (c for c in cotangents if c is not None)
+        for operand, cotangent in zip(op.operands, rule(self.terms, op, g), strict=True):
+            self.add(operand, cotangent)
