@@ -4,7 +4,11 @@
     model = ds.compile("model.onnx")     # or ds.load("model.dsa")
     outputs = model(x=array)
 
-In: ONNX models or IR modules. Out: `CompiledModel`. Start reading at `api`, then docs/architecture.md.
+    @ds.compile
+    def step(weights, batch): ...         # traced on its first call; ds.numpy has the functions of arrays
+
+In: ONNX models, IR modules, Python functions. Out: `CompiledModel`, `CompiledFunction`.
+Start reading at `api`, then docs/architecture.md.
 Names are imported when first used, so that this import costs nothing.
 """
 
@@ -16,26 +20,54 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ds_compiler.api import compile, load
     from ds_compiler.compiled import CompiledModel
+    from ds_compiler.frontends.trace import namespace as numpy
+    from ds_compiler.frontends.trace.errors import TraceError
+    from ds_compiler.frontends.trace.tree import register_node, tree_leaves, tree_map
+    from ds_compiler.function import CompiledFunction
     from ds_compiler.ir.errors import CompileError
     from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError
 
-__all__ = ["CompileError", "CompiledModel", "ExecutionError", "InputError", "LoadError", "compile", "load"]
+__all__ = [
+    "CompileError",
+    "CompiledFunction",
+    "CompiledModel",
+    "ExecutionError",
+    "InputError",
+    "LoadError",
+    "TraceError",
+    "compile",
+    "load",
+    "numpy",
+    "register_node",
+    "tree_leaves",
+    "tree_map",
+]
 
 _HOMES = {
     "compile": "ds_compiler.api",
     "load": "ds_compiler.api",
+    "CompiledFunction": "ds_compiler.function",
     "CompiledModel": "ds_compiler.compiled",
+    "TraceError": "ds_compiler.frontends.trace.errors",
+    "register_node": "ds_compiler.frontends.trace.tree",
+    "tree_leaves": "ds_compiler.frontends.trace.tree",
+    "tree_map": "ds_compiler.frontends.trace.tree",
     "CompileError": "ds_compiler.ir.errors",
     "ExecutionError": "ds_compiler.runtime.errors",
     "InputError": "ds_compiler.runtime.errors",
     "LoadError": "ds_compiler.runtime.errors",
 }
 
+_MODULES = {"numpy": "ds_compiler.frontends.trace.namespace"}
+
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
         return value
+    if name in _MODULES:
+        module = globals()[name] = importlib.import_module(_MODULES[name])
+        return module
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,15 +1,17 @@
-"""`compile` and `load`: from a model to something that can be called.
+"""`compile` and `load`: from a model or a function to something that can be called.
 
 A program that the cache holds is found and loaded without importing ONNX, LLVM or any pass; `build` imports them.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from ds_compiler import cached
 from ds_compiler.compiled import CompiledModel
@@ -22,13 +24,42 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ds_compiler.build import Built
+    from ds_compiler.function import CompiledFunction
     from ds_compiler.ir import Module
 
 _NOTES = "sources"
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
+class Options(TypedDict, total=False):
+    """Options of `compile`; it says what they mean."""
+
+    target: str
+    threads: int | None
+    dims: Mapping[str, int] | None
+    cache: bool | str | os.PathLike[str]
+    passes: str | None
+    verify: bool
+    dynamic: bool | Mapping[str, Any] | None
+    donate: str | Sequence[str]
+    precision: None
+    memory_budget: None
+    mesh: None
+
+
+@overload
 def compile(
-    model: str | os.PathLike[str] | bytes | ModelProto | Module,
+    model: None = None, **options: Unpack[Options]
+) -> Callable[[Callable[_P, _R]], CompiledFunction[_P, _R]]: ...
+@overload
+def compile(
+    model: str | os.PathLike[str] | bytes | ModelProto | Module, **options: Unpack[Options]
+) -> CompiledModel: ...
+@overload
+def compile(model: Callable[_P, _R], **options: Unpack[Options]) -> CompiledFunction[_P, _R]: ...
+def compile(
+    model: Any = None,
     *,
     target: str = "cpu",
     threads: int | None = None,
@@ -36,40 +67,78 @@ def compile(
     cache: bool | str | os.PathLike[str] = True,
     passes: str | None = None,
     verify: bool = False,
+    dynamic: bool | Mapping[str, Any] | None = None,
+    donate: str | Sequence[str] = (),
     precision: None = None,
     memory_budget: None = None,
     mesh: None = None,
-    dynamic: None = None,
-) -> CompiledModel:
-    """Compile a model to native code, or take it from the cache.
+) -> Any:
+    """Compile a model or a Python function to native code, or take it from the cache.
+
+    A function (also as ``@ds.compile`` or ``@ds.compile(threads=1)``) is traced when it is first called, and again
+    when what it depends on changes: types of arrays, other arguments, what it reads from its surroundings.
 
     Args:
-        model: path of an ONNX model or of IR text (``.dsir``), a serialised model, a message, or an IR module (which
-            is not changed).
+        model: path of an ONNX model or of IR text (``.dsir``), a serialised model, a message, an IR module (which is
+            not changed), or a function of arrays and nested structures of them.
         target: ``cpu`` is this machine; or an x86-64 level (``x86-64-v3``), to save an artifact for others.
         threads: how many a call uses; by default one for each core.
         dims: sizes to fix, by the name of the model's dimension. All others stay open: one program serves them all.
         cache: whether to look into the compile cache and fill it, or the folder to use for that.
         passes: the pipeline to run instead of ``default``; `fuse` is added if it does not end with it.
         verify: check the IR after the import and after each pass.
-        precision, memory_budget, mesh, dynamic: not built yet.
+        dynamic: for a function, sizes that stay open, by parameter: the name of the first axis, a sequence of names
+            (None: fixed), or a dict from axis to name. Equal names are equal sizes, which each call verifies. True
+            opens the first axis of all arguments that are arrays themselves and have it in common, as ``batch``.
+        donate: for a function, parameters whose arrays the caller gives up: later calls write results into them.
+        precision, memory_budget, mesh: not built yet.
+
+    Returns:
+        `CompiledModel`, or `CompiledFunction` for a function.
 
     Raises:
         CompileError: the model is malformed, holds what is not supported, or an option is wrong; one line naming
             the node.
         LoadError: this machine cannot run code for `target`.
         TypeError: `model` is none of the above.
-        ValueError: `threads` is out of range.
+        ValueError: `threads` is out of range; a name in `dynamic` or `donate` is no parameter.
     """
-    options = {"precision": precision, "memory_budget": memory_budget, "mesh": mesh, "dynamic": dynamic}
+    from_function = model is None or _is_function(model)
+    options: dict[str, Any] = {"precision": precision, "memory_budget": memory_budget, "mesh": mesh}
+    options |= {"dims": dims} if from_function else {"dynamic": dynamic, "donate": donate or None}
     for name, value in options.items():
         if value is not None:
             from ds_compiler.ir.errors import CompileError
 
-            raise CompileError(f"compile() does not support {name}= yet (got {value!r})", help="leave it out")
+            what = "of a function" if from_function else "of a model"
+            raise CompileError(f"compile() {what} does not support {name}= yet (got {value!r})", help="leave it out")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    source = Source.of(model, dims)
+    shared: dict[str, Any] = {"target": target, "threads": threads, "cache": cache, "passes": passes, "verify": verify}
+    if not from_function:
+        return compile_source(Source.of(model, dims), **shared)
+    from ds_compiler.function import CompiledFunction
+
+    donated = (donate,) if isinstance(donate, str) else tuple(donate)
+    if model is None:
+        return lambda function: CompiledFunction(function, shared, dynamic, donated)
+    return CompiledFunction(model, shared, dynamic, donated)
+
+
+def _is_function(model: Any) -> bool:
+    return inspect.isroutine(model) or isinstance(model, functools.partial)
+
+
+def compile_source(
+    source: Source,
+    *,
+    target: str = "cpu",
+    threads: int | None = None,
+    cache: bool | str | os.PathLike[str] = True,
+    passes: str | None = None,
+    verify: bool = False,
+) -> CompiledModel:
+    """Compile what `source` stands for; see `compile`."""
     start = time.perf_counter()
     pipeline = "default" if passes is None else passes
     store = _store(cache)

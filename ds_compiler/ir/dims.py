@@ -66,7 +66,10 @@ class Expr:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expr) and self.terms == other.terms
 
+    # Other classes' operands are left to those classes (a traced array takes sizes as numbers).
     def __add__(self, other: Dim) -> Dim:
+        if not isinstance(other, int | Expr):
+            return NotImplemented
         total = dict(self.terms)
         for monomial, coefficient in _terms(other):
             total[monomial] = total.get(monomial, 0) + coefficient
@@ -78,12 +81,16 @@ class Expr:
         return _expr({m: -c for m, c in self.terms})
 
     def __sub__(self, other: Dim) -> Dim:
+        if not isinstance(other, int | Expr):
+            return NotImplemented
         return self + -other
 
     def __rsub__(self, other: Dim) -> Dim:
         return -self + other
 
     def __mul__(self, other: Dim) -> Dim:
+        if not isinstance(other, int | Expr):
+            return NotImplemented
         total: dict[_Monomial, int] = {}
         for m1, c1 in self.terms:
             for m2, c2 in _terms(other):
@@ -94,9 +101,13 @@ class Expr:
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Dim) -> Dim:
+        if not isinstance(other, int | Expr):
+            return NotImplemented
         return floordiv(self, other)
 
     def __mod__(self, other: Dim) -> Dim:
+        if not isinstance(other, int | Expr):
+            return NotImplemented
         return mod(self, other)
 
     def __bool__(self) -> bool:

@@ -1,0 +1,178 @@
+"""Functions → IR functions: a whole program (`trace_program`), and functions that operations name (`trace_callee`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ds_compiler.frontends.trace import tree
+from ds_compiler.frontends.trace.array import TracedArray, is_array, read, wrap
+from ds_compiler.frontends.trace.frame import Frame, Trace, current, located, placing_errors, tracing_into
+from ds_compiler.frontends.trace.tree import Structure
+from ds_compiler.ir import Function, Module, TensorType, Value
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced function.
+
+    Attributes:
+        module: its ``main`` takes the traced leaves of the arguments, then the lifted arrays that are read.
+        lifted: which those are, as keys of `lifted` given to `trace_program`.
+        structure: form of the result; `leaves` are its leaves, with an `Output` for each array that is computed.
+    """
+
+    module: Module
+    lifted: tuple[int, ...]
+    structure: Structure
+    leaves: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The place of result number `index` of the program."""
+
+    index: int
+
+
+def trace_program(
+    function: Callable[..., Any],
+    structure: Structure,
+    leaves: Sequence[Any],
+    types: Sequence[TensorType | None],
+    lifted: Mapping[int, tuple[Array, str]],
+    paths: Sequence[str] | None = None,
+) -> Program:
+    """Trace ``function(*args, **kwargs)``.
+
+    Args:
+        structure: form of ``(args, kwargs)``.
+        leaves: of that; those with a type are replaced by traced arrays, the others are given as they are.
+        lifted: arrays that the function reads from its surroundings, by identity, each with a name.
+        paths: how the leaves are called in the program.
+
+    Raises:
+        CompileError: the function does what cannot be traced; names the user's line.
+    """
+    names = unique_names(list(structure.paths()) if paths is None else paths)
+    wanted = [(t, n) for t, n in zip(types, names) if t is not None]
+    trace = Trace(lifted=dict(lifted))
+    frame = Frame(trace, [t for t, _ in wanted], [n for _, n in wanted])
+    with tracing_into(frame), placing_errors("call"):
+        arguments = iter(frame.root.arguments)
+        given = [leaf if t is None else wrap(next(arguments)) for leaf, t in zip(leaves, types)]
+        args, kwargs = tree.unflatten(structure, given)
+        results, form = tree.flatten(function(*args, **kwargs))
+        values: list[Value] = []
+        for index, leaf in enumerate(results):
+            if isinstance(leaf, TracedArray):
+                results[index] = Output(len(values))
+                values.append(leaf.read())
+        places = [path for path, leaf in zip(form.paths(), results) if isinstance(leaf, Output)]
+        trace.module.add(frame.finish("main", values, unique_names(["out" + path for path in places])))
+    used = [key for key in trace.lifted if key in frame.inputs]
+    used.sort(key=lambda key: frame.root.arguments.index(frame.inputs[key]))  # type: ignore[arg-type]
+    _name_arguments(frame)
+    return Program(trace.module, tuple(used), form, tuple(results))
+
+
+def _name_arguments(frame: Frame) -> None:
+    for argument, name in zip(frame.root.arguments, unique_names([a.hint for a in frame.root.arguments])):
+        argument.hint = name
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """Paths as identifiers, no two alike."""
+    names: list[str] = []
+    for path in paths:
+        name = re.sub(r"\W+", "_", path, flags=re.ASCII).strip("_")
+        name = f"x{name}" if not name or name[0].isdigit() else name
+        base, count = name, 1
+        while name in names:
+            count += 1
+            name = f"{base}_{count}"
+        names.append(name)
+    return names
+
+
+@dataclass(frozen=True)
+class Callee:
+    """A function of the module being traced.
+
+    Attributes:
+        function: the IR function; it is in the module only if it was asked for.
+        captured: what the enclosing function passes behind the explicit arguments.
+        structure, leaves: its result; an `Output` stands for a result of the function.
+    """
+
+    function: Function
+    captured: tuple[Value, ...]
+    structure: Structure
+    leaves: tuple[Any, ...]
+
+    @property
+    def types(self) -> tuple[TensorType, ...]:
+        return tuple(self.function.result_types)
+
+    def result(self, values: Sequence[Value]) -> Any:
+        """The function's result with `values` as its outputs."""
+        return tree.unflatten(
+            self.structure, [wrap(values[x.index]) if isinstance(x, Output) else x for x in self.leaves]
+        )
+
+
+def trace_callee(
+    function: Callable[..., Any],
+    structure: Structure,
+    leaves: Sequence[Any],
+    types: Sequence[TensorType | None],
+    *,
+    add: bool,
+) -> Callee:
+    """Trace ``function(*args)``, `structure` being the form of ``args``, into a function of the module.
+
+    All array leaves of the result are outputs, constants too.
+
+    Args:
+        add: put it into the module, under a name of its own.
+    """
+    trace = current().trace
+    frame = Frame(trace, [t for t in types if t is not None])
+    name = trace.fresh(re.sub(r"\W", "_", getattr(function, "__name__", "function")).strip("_") or "function")
+    with tracing_into(frame):
+        arguments = iter(frame.root.arguments)
+        given = [leaf if t is None else wrap(next(arguments)) for leaf, t in zip(leaves, types)]
+        results, form = tree.flatten(function(*tree.unflatten(structure, given)))
+        values: list[Value] = []
+        for index, leaf in enumerate(results):
+            if is_array(leaf) or isinstance(leaf, bool | int | float):
+                results[index] = Output(len(values))
+                values.append(read(leaf))
+        made = frame.finish(name, values)
+    if add:
+        trace.module.add(made)
+    return Callee(made, tuple(frame.captures()), form, tuple(results))
+
+
+def traced_leaves(arguments: Sequence[Any]) -> tuple[list[Any], Structure, list[TensorType | None], list[Value]]:
+    """Leaves of ``args`` with the types and values of those that are arrays.
+
+    Raises:
+        TraceError: an array has an element type that does not exist here.
+    """
+    leaves, structure = tree.flatten(tuple(arguments))
+    values = [read(leaf) if is_array(leaf) else None for leaf in leaves]
+    return leaves, structure, [None if v is None else v.type for v in values], [v for v in values if v is not None]
+
+
+def float_leaves(what: str, values: Sequence[Value]) -> None:
+    """Check that derivatives with respect to `values` exist."""
+    for value in values:
+        if not value.type.dtype.is_float:
+            raise located(f"{what}: an argument is {value.type}, and only floating-point arrays have derivatives")
