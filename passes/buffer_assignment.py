@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ds_compiler.ir import Block, Function, Value
 from ds_compiler.ir.dims import Dim, symbols_of
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.ops import Assume, Bind, Constant, Fusion, If, Reshape, Scan, Size, While
+from ds_compiler.ops import Assume, Bind, Check, Constant, Fusion, If, Reshape, Scan, Size, While
 from ds_compiler.passes.buffer_lifetimes import Lifetimes, reuse_dying_inputs
 from ds_compiler.passes.buffers import (
     Buffer,
@@ -93,7 +93,7 @@ class _Assigner:
                     self._if(op)
                 case While() | Scan():
                     self._loop(op)
-                case Bind() | Assume():
+                case Bind() | Assume() | Check():
                     pass
                 case _ if not op.is_terminator:
                     raise CompileError(f"{op.mnemonic} is not part of a kernel", location=op.location)

@@ -5,7 +5,7 @@ both branches write one buffer; a scan's slices are pointers into the scanned an
 value is written into the half of a double buffer that the current iteration does not read. A copy remains only where
 one value must be in two places (`Carry.COPY`, a stacked or returned value that is also something else).
 
-The function may hold: constant, size, bind, assume, reshape, fusion, if, while, scan, yield, return.
+The function may hold: constant, size, bind, assume, check, reshape, fusion, if, while, scan, yield, return.
 """
 
 from __future__ import annotations

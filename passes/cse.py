@@ -9,7 +9,7 @@ import numpy as np
 
 from ds_compiler.ir import Block, Module, Operation, Region
 from ds_compiler.ir.symbols import mentioned_symbols
-from ds_compiler.ops import Binary, Bind, Compare, Constant, Scan, While
+from ds_compiler.ops import Binary, Bind, Check, Compare, Constant, Scan, While
 from ds_compiler.passes.manager import register
 
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "and", "or", "xor", "eq", "ne"})
@@ -39,6 +39,12 @@ class _Table:
         for op in block:
             if isinstance(op, Bind):
                 self._versions[op.symbol] = self._versions.get(op.symbol, 0) + 1
+            elif isinstance(op, Check):
+                key: Hashable = (Check, id(op.condition))
+                if known.find(key) is not None:
+                    op.drop()
+                else:
+                    known[key] = op
             elif op.regions:
                 for region in op.regions:
                     if isinstance(op, Scan | While):  # the first iteration's sizes are not the next one's

@@ -7,7 +7,7 @@ from typing import Any
 
 from ds_compiler.ir import Block, BlockArgument, Module, Operation, OpResult, Value
 from ds_compiler.ir.symbols import mentioned_symbols
-from ds_compiler.ops import Assume, Bind, Composite, Fusion, If, Scan, While, callees
+from ds_compiler.ops import Assume, Bind, Check, Composite, Fusion, If, Scan, While, callees
 from ds_compiler.passes.manager import register
 
 
@@ -20,8 +20,8 @@ def eliminate_dead_code(module: Module) -> None:
         return %3                return %3
 
     Carried values, yielded results and inputs of control flow that nobody needs go too. A ``bind`` stays while its
-    symbol is mentioned by something live, an ``assume`` while its block runs. Functions that ``main`` does not reach
-    are dropped.
+    symbol is mentioned by something live, an ``assume`` or ``check`` while its block runs. Functions that ``main`` does
+    not reach are dropped.
     """
     _drop_unreachable_functions(module)
     live = _Liveness(module)
@@ -79,9 +79,9 @@ class _Liveness:
             self._work.append(op)
 
     def _need_assumptions(self, block: Block) -> None:
-        """An assumption is checked wherever its block runs, whether or not something live mentions its sizes."""
+        """What is assumed or checked is so wherever its block runs, whatever else lives there."""
         for op in block:
-            if isinstance(op, Assume):
+            if isinstance(op, Assume | Check):
                 self._need_op(op)
 
     def _need_symbols(self, names: Iterable[str]) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from ds_compiler.ir import Builder, Dim, Module, TensorType, Value
 from ds_compiler.ir.dims import floordiv, is_non_negative, maximum, minimum, mod
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import Assume, Binary, Bind, Broadcast, Compare, Concat, Constant, Reshape, Size, Slice
+from ds_compiler.ops import Assume, Binary, Bind, Broadcast, Check, Compare, Concat, Constant, Reshape, Size, Slice
 from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.manager import register
-from ds_compiler.passes.matching import full, reshaped
+from ds_compiler.passes.matching import constant, full, reshaped
 from ds_compiler.passes.rewriter import PatternSet, Rewrite, rewrite
 
 pattern = PatternSet("simplify-shapes")
@@ -147,3 +147,10 @@ def binding_of_itself(op: Bind, builder: Builder) -> Rewrite:
 def assumption_that_holds(op: Assume, builder: Builder) -> Rewrite:
     """Equal expressions need no check."""
     return [] if op.lhs == op.rhs else None
+
+
+@pattern(Check)
+def check_that_holds(op: Check, builder: Builder) -> Rewrite:
+    """A condition that is always true."""
+    known = constant(op.condition)
+    return [] if known is not None and known else None

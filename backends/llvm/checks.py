@@ -21,7 +21,7 @@ from ds_compiler.runtime.manifest import Constraint
 
 
 @dataclass(frozen=True)
-class Check:
+class SizeCheck:
     """`value` must be zero, or must not be negative; `message` says where and why."""
 
     value: Dim
@@ -36,14 +36,14 @@ class Check:
 
 def collect_checks(
     function: Function, bound: frozenset[str]
-) -> tuple[tuple[Constraint, ...], dict[Operation, list[Check]]]:
+) -> tuple[tuple[Constraint, ...], dict[Operation, list[SizeCheck]]]:
     """Constraints on the entry's symbols, and the checks to make in front of operations.
 
     Args:
         bound: symbols that the program binds itself.
     """
     constraints: dict[str, Constraint] = {}
-    checks: dict[Operation, list[Check]] = {}
+    checks: dict[Operation, list[SizeCheck]] = {}
     for op in kernel_blocks(function.block):
         on_every_path = op.parent is function.block
         seen: set[tuple[Dim, bool]] = set()
@@ -59,34 +59,37 @@ def collect_checks(
     return tuple(constraints.values()), checks
 
 
-def emit_check(fb: FunctionBuilder, check: Check, symbols: SymbolTable) -> V:
+def emit_check(fb: FunctionBuilder, check: SizeCheck, symbols: SymbolTable) -> V:
     """Whether the check holds, as i1."""
     value = emit_size(fb, check.value, symbols)
     return fb.icmp("eq" if check.zero else "sge", value, fb.i64(0))
 
 
-def _assumptions(op: Operation) -> Iterator[Check]:
+def _assumptions(op: Operation) -> Iterator[SizeCheck]:
     def where() -> str:
         return f"{op.location} ({op.mnemonic})" if op.location else op.mnemonic
 
-    def equal(a: Dim, b: Dim, what: str) -> Iterator[Check]:
+    def equal(a: Dim, b: Dim, what: str) -> Iterator[SizeCheck]:
         if isinstance(a - b, Expr):
-            yield Check(a - b, True, f"{where()}: {what}: {a} and {b} must be equal")
+            yield SizeCheck(a - b, True, f"{where()}: {what}: {a} and {b} must be equal")
 
-    def not_negative(value: Dim, what: str) -> Iterator[Check]:
+    def not_negative(value: Dim, what: str) -> Iterator[SizeCheck]:
         if isinstance(value, Expr) and not is_non_negative(value):
-            yield Check(value, False, f"{where()}: {what}")
+            yield SizeCheck(value, False, f"{where()}: {what}")
 
     match op:
         case Assume():
-            yield from equal(op.lhs, op.rhs, "sizes")
+            if op.reason:
+                yield SizeCheck(op.lhs - op.rhs, True, f"{op.location}: {op.reason}" if op.location else op.reason)
+            else:
+                yield from equal(op.lhs, op.rhs, "sizes")
         case Reshape():
             yield from equal(op.operand.type.elements, product(op.shape), "elements before and after")
         case Broadcast():
             for index, axis in enumerate(op.axes):
                 a, b = op.operand.type.shape[index], op.shape[axis]
                 if a != 1 and a != b:
-                    yield Check((a - 1) * (a - b), True, f"{where()}: size {a} does not broadcast to {b}")
+                    yield SizeCheck((a - 1) * (a - b), True, f"{where()}: size {a} does not broadcast to {b}")
         case DotGeneral():
             sides = zip((*op.lhs_batch, *op.lhs_contract), (*op.rhs_batch, *op.rhs_contract), strict=True)
             for x, y in sides:

@@ -25,7 +25,7 @@ def emit_if(emitter: Emitter, op: If) -> None:
     fb = emitter.fb
     then, orelse, done = fb.label("then"), fb.label("else"), fb.label("done")
     pointers = {i: emitter.variable() for i, r in enumerate(op.results) if r not in emitter.buffers.own}
-    condition = _load_condition(emitter, op.condition)
+    condition = load_condition(emitter, op.condition)
     fb.void(f"br i1 {condition.ref}, label %{then}, label %{orelse}")
     for label, region in ((then, op.then), (orelse, op.orelse)):
         fb.place(label)
@@ -46,7 +46,7 @@ def emit_while(emitter: Emitter, op: While) -> None:
     fb.void(f"br label %{head}")
     fb.place(head)
     emitter.block(op.condition.block)
-    condition = _load_condition(emitter, op.condition.block.terminator.operands[0])
+    condition = load_condition(emitter, op.condition.block.terminator.operands[0])
     fb.void(f"br i1 {condition.ref}, label %{body}, label %{done}")
     fb.place(body)
     emitter.block(op.body.block)
@@ -83,7 +83,8 @@ def emit_scan(emitter: Emitter, op: Scan) -> None:
     fb.place(done)
 
 
-def _load_condition(emitter: Emitter, value: Value) -> V:
+def load_condition(emitter: Emitter, value: Value) -> V:
+    """A bool scalar as i1."""
     return emitter.fb.icmp("ne", emitter.fb.load("i8", emitter.pointer(value)), V("i8", "0"))
 
 

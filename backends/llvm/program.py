@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ds_compiler.backends.llvm import control_flow
 from ds_compiler.backends.llvm.builder import ModuleBuilder, V
-from ds_compiler.backends.llvm.checks import Check, emit_check
+from ds_compiler.backends.llvm.checks import SizeCheck, emit_check
 from ds_compiler.backends.llvm.constants import ConstantPool
 from ds_compiler.backends.llvm.estimate import kernel_ns, total_ns
 from ds_compiler.backends.llvm.frame import KernelInfo
@@ -29,7 +29,7 @@ from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.backends.llvm.symbols import SymbolTable
 from ds_compiler.ir import Block, Function, Operation, Value
 from ds_compiler.ir.dims import Dim
-from ds_compiler.ops import Bind, Constant, Fusion, If, Reshape, Scan, Size, While
+from ds_compiler.ops import Bind, Check, Constant, Fusion, If, Reshape, Scan, Size, While
 from ds_compiler.passes.buffers import Buffer, Buffers, Output, Where, kernel_blocks
 from ds_compiler.passes.memory_plan import MemoryPlan, half_size
 from ds_compiler.runtime.abi import MAIN_SYMBOL, Status, Word, status_word
@@ -69,7 +69,7 @@ def emit_program(
     kernels: Mapping[Fusion, KernelCall],
     symbols: Sequence[Symbol],
     constants: ConstantPool,
-    checks: Mapping[Operation, Sequence[Check]],
+    checks: Mapping[Operation, Sequence[SizeCheck]],
 ) -> Program:
     """Add ``dsc_main`` to `module`, which holds the kernels already.
 
@@ -124,7 +124,7 @@ class Emitter:
         kernels: Mapping[Fusion, KernelCall],
         symbols: Sequence[Symbol],
         constants: ConstantPool,
-        checks: Mapping[Operation, Sequence[Check]],
+        checks: Mapping[Operation, Sequence[SizeCheck]],
     ) -> None:
         self.function, self.plan, self.buffers = function, plan, plan.buffers
         self.kernels, self.constants, self.checks = kernels, constants, checks
@@ -197,6 +197,8 @@ class Emitter:
                     self.fb.store(emit_size(self.fb, op.dim, self.symbols), self.address(self.buffers.own[op.result]))
                 case Bind():
                     self._bind(op)
+                case Check():
+                    self._check(op)
                 case If():
                     control_flow.emit_if(self, op)
                 case While():
@@ -240,6 +242,10 @@ class Emitter:
         value = self.fb.smax(self.fb.load("i64", self.pointer(op.value)), self.fb.i64(0))
         self.symbols.bind(op.symbol, value)
         self.fb.store(value, self.symbols.slot(op.symbol))
+
+    def _check(self, op: Check) -> None:
+        message = f"{op.location}: {op.message}" if op.location else op.message
+        self.fail_unless(control_flow.load_condition(self, op.condition), Status.VALUE, message)
 
     def _return(self, terminator: Operation) -> None:
         fb = self.fb

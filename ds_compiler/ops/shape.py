@@ -10,7 +10,7 @@ import numpy as np
 from ds_compiler.ir import Operation, Value, dims, op
 from ds_compiler.ir.cost import Cost, traffic
 from ds_compiler.ir.dims import Dim, Expr, ceildiv, evaluate, maximum, product
-from ds_compiler.ir.dtypes import DType, from_numpy, i64
+from ds_compiler.ir.dtypes import DType, bool_, from_numpy, i64
 from ds_compiler.ir.types import TensorType
 
 Array = np.ndarray[Any, Any]
@@ -77,22 +77,46 @@ class Assume(_Movement):
     """From here on, two sizes are equal; running the program checks that they are.
 
     Front ends state with it what a model implies and its shapes do not prove (``2*floordiv(h, 2)`` meets ``h`` where
-    a decoder joins its encoder).
+    a decoder joins its encoder). `reason` says what else would be wrong; by default, that the sizes differ.
     """
 
     lhs: Dim
     rhs: Dim
+    reason: str = ""
     has_side_effects = True
 
     def infer(self) -> tuple[TensorType, ...]:
         if isinstance(self.lhs, int) and isinstance(self.rhs, int) and self.lhs != self.rhs:
-            raise self.error(f"the sizes {self.lhs} and {self.rhs} differ")
+            raise self.error(self.reason or f"the sizes {self.lhs} and {self.rhs} differ")
         return ()
 
     def evaluate(self, sizes: Sizes, *operands: Array) -> tuple[Array, ...]:
         lhs, rhs = evaluate(self.lhs, sizes), evaluate(self.rhs, sizes)
         if lhs != rhs:
-            raise ValueError(f"the sizes {self.lhs} and {self.rhs} must be equal, they are {lhs} and {rhs}")
+            differ = f"the sizes {self.lhs} and {self.rhs} must be equal, they are {lhs} and {rhs}"
+            raise ValueError(self.reason or differ)
+        return ()
+
+    def cost(self) -> Cost:
+        return Cost()
+
+
+@op("check")
+class Check(_Movement):
+    """Running the program ends here with the error `message` unless the bool scalar `condition` is true."""
+
+    condition: Value
+    message: str
+    has_side_effects = True
+
+    def infer(self) -> tuple[TensorType, ...]:
+        if self.condition.type != TensorType((), bool_):
+            raise self.error(f"condition is {self.condition.type}, expected tensor<bool>")
+        return ()
+
+    def evaluate(self, sizes: Sizes, *operands: Array) -> tuple[Array, ...]:
+        if not operands[0]:
+            raise ValueError(self.message)
         return ()
 
     def cost(self) -> Cost:

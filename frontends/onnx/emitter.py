@@ -144,8 +144,11 @@ class Emitter:
         for operation in block:
             self._scopes[-1].block.append(operation.detach())
 
-    def assume(self, a: Dim, b: Dim) -> None:
+    def assume(self, a: Dim, b: Dim, reason: str = "") -> None:
         """State that two sizes are equal; the program checks it unless their forms show it.
+
+        Args:
+            reason: what is wrong if they are not, for the message.
 
         Raises:
             CompileError: they are two different numbers.
@@ -153,7 +156,7 @@ class Emitter:
         if a == b or any((a, b) in s.assumed or (b, a) in s.assumed for s in self._scopes):
             return
         self._scopes[-1].assumed.add((a, b))
-        self.insert(Assume(a, b))
+        self.insert(Assume(a, b, reason))
 
     def _append(self, operation: Operation) -> None:
         for nested in operation.walk():

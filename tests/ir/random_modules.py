@@ -42,6 +42,7 @@ from ds_compiler.ops import (
     Broadcast,
     Call,
     Cast,
+    Check,
     Compare,
     Composite,
     Concat,
@@ -366,6 +367,10 @@ def assume(g: Generator) -> None:
     g.add(Assume(dim, g.size(dim)))
 
 
+def check(g: Generator) -> None:
+    g.builder.insert(Check(g.constant(True, dtypes.bool_), g.draw(names())))
+
+
 def iota(g: Generator) -> None:
     shape = g.shape(1)
     g.add(Iota(shape, g.number(0, len(shape) - 1), g.one_of(NUMBERS)))
@@ -685,7 +690,8 @@ def call(g: Generator) -> None:
 
 EMITTERS: dict[type[Operation], Callable[[Generator], None]] = {
     Unary: unary, Predicate: predicate, Binary: binary, Compare: compare, Select: select, Cast: cast,
-    Constant: constant, Size: size, Bind: bind, Assume: assume, Iota: iota, Reshape: reshape, Transpose: transpose,
+    Constant: constant, Size: size, Bind: bind, Assume: assume, Check: check, Iota: iota, Reshape: reshape,
+    Transpose: transpose,
     Broadcast: broadcast, Slice: slice_, DynamicSlice: dynamic_slice, Pad: pad, Concat: concat,
     Gather: gather, GatherElements: gather_elements, GatherND: gather_nd, ScatterND: scatter_nd,
     ScatterElements: scatter_elements, TopK: top_k, Reduce: reduce, ArgReduce: arg_reduce, Cumulative: cumulative,

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from ds_compiler.frontends.onnx.emitter import Emitter
+from ds_compiler.frontends.onnx.index_checks import check_indices
 from ds_compiler.frontends.onnx.loader import element_type
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.operators.softmax import softmax
@@ -198,6 +199,7 @@ def rotary_embedding(e: Emitter, n: Node) -> Value:
     def angles(table: Value) -> Value:
         table = e.wide(table)
         if positions is not None:
+            check_indices(e, n, positions, table.type.shape[0], 0, what="position")
             table = e.emit(Gather(table, positions, 0))
         if table.type.rank != 3 or table.type.shape[2] != half:
             n.fail(f"a table of angles is {table.type}, expected {half} columns")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ds_compiler.frontends.onnx.emitter import Emitter
+from ds_compiler.frontends.onnx.index_checks import check_indices, check_points
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.registry import onnx_op
-from ds_compiler.ir import TensorType, Value
+from ds_compiler.ir import Dim, TensorType, Value
 from ds_compiler.ir.dims import product
 from ds_compiler.ir.dtypes import i64
 from ds_compiler.ops import Cumulative, Gather, GatherElements, GatherND, Iota, ScatterElements, ScatterND
@@ -15,19 +16,26 @@ _REDUCTIONS = {"none": "set", "add": "add", "mul": "mul", "max": "max", "min": "
 
 @onnx_op("Gather")
 def gather(e: Emitter, n: Node) -> Value:
-    x = n.input(0)
-    return e.emit(Gather(x, n.input(1), n.axis(n.int("axis", 0), x.type.rank)))
+    x, indices = n.input(0), n.input(1)
+    axis = n.axis(n.int("axis", 0), x.type.rank)
+    check_indices(e, n, indices, x.type.shape[axis], axis)
+    return e.emit(Gather(x, indices, axis))
 
 
 @onnx_op("GatherElements", since=11)
 def gather_elements(e: Emitter, n: Node) -> Value:
-    x = n.input(0)
-    return e.emit(GatherElements(x, n.input(1), n.axis(n.int("axis", 0), x.type.rank)))
+    x, indices = n.input(0), n.input(1)
+    axis = n.axis(n.int("axis", 0), x.type.rank)
+    check_indices(e, n, indices, x.type.shape[axis], axis)
+    return e.emit(GatherElements(x, indices, axis))
 
 
 @onnx_op("GatherND", since=11)
 def gather_nd(e: Emitter, n: Node) -> Value:
-    return e.emit(GatherND(n.input(0), n.input(1), n.int("batch_dims", 0)))
+    x, indices, batch = n.input(0), n.input(1), n.int("batch_dims", 0)
+    result = GatherND(x, indices, batch)
+    check_points(e, n, indices, _addressed(x, indices, batch), batch)
+    return e.emit(result)
 
 
 @onnx_op("Scatter", since=9)
@@ -38,12 +46,23 @@ def scatter_elements(e: Emitter, n: Node) -> Value:
     if updates.type.rank == indices.type.rank:  # one size may be written in two ways
         updates = e.broadcast_to(updates, indices.type.shape)
     axis = n.axis(n.int("axis", 0), x.type.rank)
+    check_indices(e, n, indices, x.type.shape[axis], axis)
     return e.emit(ScatterElements(x, indices, updates, axis, _reduction(n)))
 
 
 @onnx_op("ScatterND", since=11)
 def scatter_nd(e: Emitter, n: Node) -> Value:
-    return e.emit(ScatterND(n.input(0), n.input(1), n.input(2), _reduction(n)))
+    x, indices = n.input(0), n.input(1)
+    result = ScatterND(x, indices, n.input(2), _reduction(n))
+    check_points(e, n, indices, _addressed(x, indices))
+    return e.emit(result)
+
+
+def _addressed(x: Value, indices: Value, batch: int = 0) -> tuple[Dim, ...]:
+    """Sizes of the axes of `x` that the last axis of `indices` (whose size the type rule has checked) addresses."""
+    depth = indices.type.shape[-1]
+    assert isinstance(depth, int)
+    return x.type.shape[batch : batch + depth]
 
 
 def _reduction(n: Node) -> str:
@@ -111,4 +130,6 @@ def reverse_sequence(e: Emitter, n: Node) -> Value:
     step = e.emit(Iota(x.type.shape, time, i64))
     length = e.broadcast(e.cast(lengths, i64), x.type.shape, (batch,))
     turned = e.binary("sub", e.binary("sub", length, 1), step)
-    return e.emit(GatherElements(x, e.select(e.compare("lt", step, length), turned, step), time))
+    index = e.select(e.compare("lt", step, length), turned, step)
+    check_indices(e, n, lengths, x.type.shape[time] + 1, time, what="length", negative=False)
+    return e.emit(GatherElements(x, index, time))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from ds_compiler.frontends.onnx.emitter import Emitter
+from ds_compiler.frontends.onnx.index_checks import check_indices
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.operators.windows import Windows, explicit_pads, per_axis, read_windows
 from ds_compiler.frontends.onnx.registry import onnx_op
@@ -141,6 +142,7 @@ def max_unpool(e: Emitter, n: Node) -> Value:
         shape[axis + 2] = (size - 1) * strides[axis] + kernel[axis] - pads[axis] - pads[axis + rank]
     count, total = x.type.elements, product(tuple(shape))
     zeros = e.full(0, x.type.with_shape((total,)))
+    check_indices(e, n, positions, total, 0, what="position", negative=False)
     where, values = e.reshape(positions, (count,)), e.reshape(x, (count,))
     result = e.reshape(e.emit(ScatterElements(zeros, where, values, 0, "set")), shape)
     wanted = n.optional(2)

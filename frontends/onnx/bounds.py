@@ -1,0 +1,127 @@
+"""Bounds of integer tensors, from the operations that compute them: which indices cannot be out of range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ds_compiler.frontends.onnx.emitter import Emitter
+from ds_compiler.ir import Dim, DType, Value
+from ds_compiler.ir.dims import is_non_negative, maximum, minimum
+from ds_compiler.ops import (
+    ArgReduce,
+    Binary,
+    Broadcast,
+    Cast,
+    Concat,
+    Gather,
+    GatherElements,
+    GatherND,
+    Iota,
+    Reshape,
+    Select,
+    Size,
+    Slice,
+    TopK,
+    Transpose,
+)
+
+_DEEPEST = 24
+
+_Combine = Callable[[Dim, Dim], Dim]
+
+
+class Bounds(NamedTuple):
+    """Every element lies in ``[low, high]``; None where nothing is known."""
+
+    low: Dim | None
+    high: Dim | None
+
+
+UNBOUNDED = Bounds(None, None)
+
+
+def bounds(e: Emitter, value: Value, depth: int = _DEEPEST) -> Bounds:
+    """What the operations that compute an integer `value` say about its elements."""
+    known = e.dims(value) if value.type.dtype.is_integer else None
+    if known is not None:
+        return _enclosing(known)
+    if e.source(value) is not None or not value.type.dtype.is_integer or depth == 0:
+        return UNBOUNDED
+    op = value.defining_op
+    match op:
+        case Iota():
+            return Bounds(0, op.shape[op.axis] - 1)
+        case Size():
+            return Bounds(op.dim, op.dim)
+        case ArgReduce() if is_non_negative(op.operand.type.shape[op.axis] - 1):
+            return Bounds(0, op.operand.type.shape[op.axis] - 1)
+        case TopK() if value is op.results[1]:
+            return Bounds(0, op.operand.type.shape[-1] - 1)
+        case Reshape() | Transpose() | Broadcast() | Slice() | Gather() | GatherElements() | GatherND():
+            return bounds(e, op.operands[0], depth - 1)
+        case Cast():
+            inner = bounds(e, op.operand, depth - 1)
+            return inner if _holds(op.dtype, inner) else UNBOUNDED
+        case Concat():
+            return _union([bounds(e, v, depth - 1) for v in op.inputs])
+        case Select():
+            return _union([bounds(e, v, depth - 1) for v in (op.on_true, op.on_false)])
+        case Binary():
+            found = _binary(op.kind, bounds(e, op.lhs, depth - 1), bounds(e, op.rhs, depth - 1))
+            return found if op.kind not in ("add", "sub") or _holds(value.type.dtype, found) else UNBOUNDED
+    return UNBOUNDED
+
+
+def _enclosing(values: tuple[Dim, ...]) -> Bounds:
+    if not values or len(values) > 4096:
+        return UNBOUNDED
+    if all(isinstance(v, int) for v in values):
+        numbers = [v for v in values if isinstance(v, int)]
+        return Bounds(min(numbers), max(numbers))
+    return _union([Bounds(v, v) for v in dict.fromkeys(values)]) if len(values) <= 64 else UNBOUNDED
+
+
+def _either(a: Dim | None, b: Dim | None, better: _Combine) -> Dim | None:
+    """The better of two bounds that both hold."""
+    if a is None or b is None:
+        return b if a is None else a
+    return better(a, b)
+
+
+def _both(a: Dim | None, b: Dim | None, combine: _Combine) -> Dim | None:
+    return None if a is None or b is None else combine(a, b)
+
+
+def _union(parts: list[Bounds]) -> Bounds:
+    low, high = parts[0]
+    for part in parts[1:]:
+        low, high = _both(low, part.low, minimum), _both(high, part.high, maximum)
+    return Bounds(low, high)
+
+
+def _holds(dtype: DType, inner: Bounds) -> bool:
+    """Whether elements of type `dtype` can have these bounds: no number of that type wraps around."""
+    if dtype.kind not in "iu" or inner.low is None or inner.high is None:
+        return False
+    if dtype.bits == 64:  # sizes fit into 63 bits
+        return dtype.kind == "i" or is_non_negative(inner.low)
+    if not isinstance(inner.low, int) or not isinstance(inner.high, int):
+        return False
+    bits = dtype.bits - (dtype.kind == "i")
+    return (-(1 << bits) if dtype.kind == "i" else 0) <= inner.low and inner.high < 1 << bits
+
+
+def _binary(kind: str, a: Bounds, b: Bounds) -> Bounds:
+    match kind:
+        case "mod" if b.low is not None and b.low == b.high and is_non_negative(b.low - 1):
+            return Bounds(0, b.low - 1)  # the sign of the divisor
+        case "max":
+            return Bounds(_either(a.low, b.low, maximum), _both(a.high, b.high, maximum))
+        case "min":
+            return Bounds(_both(a.low, b.low, minimum), _either(a.high, b.high, minimum))
+        case "add":
+            return Bounds(_both(a.low, b.low, lambda x, y: x + y), _both(a.high, b.high, lambda x, y: x + y))
+        case "sub":
+            return Bounds(_both(a.low, b.high, lambda x, y: x - y), _both(a.high, b.low, lambda x, y: x - y))
+    return UNBOUNDED
