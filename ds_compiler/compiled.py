@@ -88,6 +88,11 @@ class CompiledModel:
     def threads(self, count: int | None) -> None:
         self._executable.threads = count
 
+    @property
+    def executable(self) -> Executable:
+        """The program in memory, for callers that bring their own arrays."""
+        return self._executable
+
     # -- looking inside -----------------------------------------------------------------------------
     @property
     def inputs(self) -> tuple[Tensor, ...]:

@@ -221,13 +221,7 @@ class Executable:
             arrays = [self._converted(index, array) for index, array in enumerate(arrays)]
             workspace.pointers[:] = [0 if array is None else _address(array) for array in arrays + results]
         workspace.context[_PROFILE] = profile
-        if threads == 1:
-            self._main(workspace.address)
-        else:
-            pool = pools.pool(self._pool_code, threads)
-            workspace.context[_POOL] = pool.address
-            with pool.lock:
-                self._main(workspace.address)
+        self._launch(workspace, threads)
         try:
             if workspace.status.value:
                 raise self._failure(workspace.status.value)
@@ -238,6 +232,49 @@ class Executable:
                 _libc_free()(workspace.pointers[len(arrays) + index])
         self._idle.append(workspace)
         return results
+
+    def _launch(self, workspace: Workspace, threads: int) -> None:
+        if threads == 1:
+            self._main(workspace.address)
+        else:
+            pool = pools.pool(self._pool_code, threads)
+            workspace.context[_POOL] = pool.address
+            with pool.lock:
+                self._main(workspace.address)
+
+    def plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        """What a call with inputs of these shapes needs; for `run_at`.
+
+        Raises:
+            InputError: a shape does not fit.
+        """
+        return self._planner.plan(shapes)
+
+    def run_at(self, plan: Plan, pointers: list[ctypes.c_int64 | int]) -> None:
+        """Run on memory that the caller answers for: addresses of all inputs, then of all outputs, each of the type and
+        shape that `plan` was made for, row-major, aligned to its elements, outputs apart from all else.
+
+        For callers whose arrays are not NumPy's, and for whom every microsecond counts: nothing is checked.
+
+        Raises:
+            ExecutionError: a check inside of the program failed.
+            ValueError: the shape of an output depends on data.
+        """
+        if self._late_outputs:
+            raise ValueError("an output's shape depends on data, so that nobody can have given its memory")
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = self._new_workspace()
+        threads = self._threads
+        if workspace.plan is not plan or workspace.threads != threads:
+            workspace.adapt(plan, threads)
+        workspace.pointers[:] = pointers
+        workspace.context[_PROFILE] = 0
+        self._launch(workspace, threads)
+        if workspace.status.value:
+            raise self._failure(workspace.status.value)
+        self._idle.append(workspace)
 
     def _new_workspace(self) -> Workspace:
         manifest = self.manifest

@@ -1,0 +1,29 @@
+"""What each ATen operator means, a family a file; importing the package registers all."""
+
+from ds_compiler.frontends.torch.operators import (
+    attention,
+    contraction,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    pooling,
+    reduction,
+    sorting,
+)
+
+__all__ = [
+    "attention",
+    "contraction",
+    "convolution",
+    "creation",
+    "elementwise",
+    "indexing",
+    "movement",
+    "normalization",
+    "pooling",
+    "reduction",
+    "sorting",
+]

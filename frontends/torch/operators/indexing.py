@@ -1,0 +1,156 @@
+"""Reading and writing at computed positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ds_compiler.frontends.torch.emitter import Emitter, Operand, axis_of
+from ds_compiler.frontends.torch.registry import aten
+from ds_compiler.ir import Value
+from ds_compiler.ir.dtypes import bool_, i64
+from ds_compiler.ops import Gather, GatherND, ScatterElements, ScatterND
+
+
+@aten("aten.embedding.default")
+def embedding(
+    e: Emitter,
+    weight: Value,
+    indices: Value,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Value:
+    return e.emit(Gather(weight, indices, 0))
+
+
+@aten("aten.index_select.default")
+def index_select(e: Emitter, x: Value, dim: int, index: Value) -> Value:
+    if not x.type.rank:
+        return x
+    index = e.reshape(index, (1,)) if not index.type.rank else index
+    return e.emit(Gather(x, index, axis_of(dim, x.type.rank)))
+
+
+def _placed(e: Emitter, x: Value, indices: Sequence[Value | None]) -> tuple[list[int], list[Value], bool]:
+    """(indexed axes, their indices of one shape, whether the axes are neighbours)
+
+    Raises:
+        CompileError: a mask is among the indices; how many elements it picks is in the data.
+    """
+    axes = [a for a, index in enumerate(indices) if index is not None]
+    given = [index for index in indices if index is not None]
+    for index in given:
+        if index.type.dtype == bool_:
+            raise e.fail("an index is a mask, so the result's size depends on data")
+    shape = e.common_shape(*(g.type.shape for g in given))
+    wide = [e.broadcast_to(e.cast(g, i64), shape) for g in given]
+    return axes, wide, axes == list(range(axes[0], axes[0] + len(axes)))
+
+
+def _points(e: Emitter, x: Value, axes: Sequence[int], given: Sequence[Value]) -> Value:
+    """Index vectors, as `gather_nd` and `scatter_nd` read them; no component is negative."""
+    columns = []
+    for axis, index in zip(axes, given, strict=True):
+        from_end = e.binary("add", index, x.type.shape[axis])
+        index = e.select(e.compare("lt", index, 0), from_end, index)
+        columns.append(e.reshape(index, (*index.type.shape, 1)))
+    return e.concat(columns, given[0].type.rank)
+
+
+def _no_mask(node: Any) -> bool:
+    return not any(i is not None and i.meta["val"].dtype == torch.bool for i in node.args[1])
+
+
+def _no_mask_or_one_number(node: Any) -> bool:
+    accumulate = len(node.args) > 3 and node.args[3]
+    if accumulate and node.meta["val"].dtype == torch.bool:
+        return False
+    return _no_mask(node) or (len(node.args[1]) == 1 and not accumulate and node.args[2].meta["val"].numel() == 1)
+
+
+@aten("aten.index.Tensor", "aten._unsafe_index.Tensor", when=_no_mask)
+def index(e: Emitter, x: Value, indices: Sequence[Value | None]) -> Value:
+    axes, given, adjacent = _placed(e, x, indices)
+    if len(axes) == 1:
+        return e.emit(Gather(x, given[0], axes[0]))
+    others = [a for a in range(x.type.rank) if a not in axes]
+    moved = e.transpose(x, (*axes, *others))
+    result = e.emit(GatherND(moved, _points(e, x, axes, given), 0))
+    if not adjacent or axes[0] == 0:
+        return result
+    depth, front = given[0].type.rank, axes[0]  # the indices' axes stand where the indexed ones stood
+    order = [*range(depth, depth + front), *range(depth), *range(depth + front, result.type.rank)]
+    return e.transpose(result, order)
+
+
+@aten("aten.index_put.default", "aten._unsafe_index_put.default", when=_no_mask_or_one_number)
+def index_put(e: Emitter, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
+    if len(indices) == 1 and indices[0] is not None and indices[0].type.dtype == bool_ and not accumulate:
+        mask = indices[0]  # a single number written under a mask
+        if values.type.elements == 1:
+            mask = e.reshape(mask, (*mask.type.shape, *(1,) * (x.type.rank - mask.type.rank)))
+            number = e.broadcast_to(e.reshape(values, ()), x.type.shape)
+            return e.select(e.broadcast_to(mask, x.type.shape), number, x)
+    axes, given, adjacent = _placed(e, x, indices)
+    others = [a for a in range(x.type.rank) if a not in axes]
+    depth = given[0].type.rank
+    inner = [x.type.shape[a] for a in others]
+    front = axes[0] if adjacent else 0
+    stated = (*inner[:front], *given[0].type.shape, *inner[front:])
+    updates = e.broadcast_to(e.cast(values, x.type.dtype), stated)
+    order = [*range(front, front + depth), *range(front), *range(front + depth, len(stated))]
+    updates = e.transpose(updates, order)
+    moved = e.transpose(x, (*axes, *others))
+    mode = "add" if accumulate else "set"
+    result = e.emit(ScatterND(moved, _points(e, x, axes, given), updates, mode))
+    back = [(*axes, *others).index(a) for a in range(x.type.rank)]
+    return e.transpose(result, back)
+
+
+@aten("aten.scatter.src")
+def scatter_src(e: Emitter, x: Value, dim: int, index: Value, source: Value) -> Value:
+    return _scatter(e, x, dim, index, source, "set")
+
+
+@aten("aten.scatter.value")
+def scatter_value(e: Emitter, x: Value, dim: int, index: Value, value: Operand) -> Value:
+    return _scatter(e, x, dim, index, e.full(value, x.type.with_shape(index.type.shape)), "set")
+
+
+@aten("aten.scatter_add.default")
+def scatter_add(e: Emitter, x: Value, dim: int, index: Value, source: Value) -> Value:
+    return _scatter(e, x, dim, index, source, "add")
+
+
+@aten("aten.scatter_reduce.two")
+def scatter_reduce(
+    e: Emitter, x: Value, dim: int, index: Value, source: Value, reduce: str, include_self: bool = True
+) -> Value:
+    modes = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+    if not include_self or reduce not in modes:
+        raise e.fail(f"scatter_reduce with reduce={reduce!r}, include_self={include_self} is not supported")
+    return _scatter(e, x, dim, index, source, modes[reduce])
+
+
+def _scatter(e: Emitter, x: Value, dim: int, index: Value, source: Value, mode: str) -> Value:
+    if not x.type.rank:
+        return _scatter_flat(e, x, source, mode)
+    for axis, (have, want) in enumerate(zip(source.type.shape, index.type.shape, strict=True)):
+        if have != want:  # the source may be larger than the indices
+            source = e.slice(source, axis, 0, want)
+    return e.emit(ScatterElements(x, index, source, axis_of(dim, x.type.rank), mode))
+
+
+def _scatter_flat(e: Emitter, x: Value, source: Value, mode: str) -> Value:
+    source = e.reshape(source, ())
+    return source if mode == "set" else e.binary(mode, x, source)
+
+
+@aten("aten.index_add.default")
+def index_add(e: Emitter, x: Value, dim: int, index: Value, source: Value, alpha: Operand = 1) -> Value:
+    axis = axis_of(dim, x.type.rank)
+    source = source if alpha == 1 else e.binary("mul", source, alpha)
+    return index_put(e, x, [*[None] * axis, index], source, True)

@@ -1,0 +1,126 @@
+"""Whole networks through ``torch.compile(backend="ds")``: forward and backward as in eager mode, nothing left over."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+import ds_compiler.torch as backend  # noqa: E402
+
+TOLERANCE = 1e-4
+Case = tuple[Any, dict[str, Any]]
+
+
+def _ids() -> Any:
+    return torch.randint(0, 99, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+def _bert() -> Case:
+    config = transformers.BertConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+    )
+    mask = torch.ones(2, 12, dtype=torch.int64)
+    mask[1, 8:] = 0
+    model = transformers.BertForSequenceClassification(config)
+    return model, {"input_ids": _ids(), "attention_mask": mask, "labels": torch.tensor([0, 1])}
+
+
+def _gpt2() -> Case:
+    config = transformers.GPT2Config(
+        vocab_size=99,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # or transformers logs a warning in the middle of forward, which breaks the graph
+    return model, {"input_ids": _ids(), "labels": _ids()}
+
+
+def _vit() -> Case:
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+    )
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    return transformers.ViTForImageClassification(config), {"pixel_values": pixels, "labels": torch.tensor([0, 1])}
+
+
+def _resnet() -> Case:
+    config = transformers.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], layer_type="basic"
+    )
+    pixels = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    labels = torch.tensor([0, 1, 0, 1])
+    return transformers.ResNetForImageClassification(config), {"pixel_values": pixels, "labels": labels}
+
+
+def _llama() -> Case:
+    config = transformers.LlamaConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        use_cache=False,
+    )
+    return transformers.LlamaForCausalLM(config), {"input_ids": _ids(), "labels": _ids()}
+
+
+@pytest.mark.parametrize("make", [_bert, _gpt2, _vit, _resnet, _llama], ids=lambda f: f.__name__[1:])
+def test_forward_and_backward_are_as_in_eager_mode(make: Callable[[], Case]) -> None:
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.manual_seed(0)
+    model, inputs = make()
+    model.train()
+    twin = copy.deepcopy(model)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    backend.reset()
+
+    expected = model(**inputs)
+    expected.loss.backward()
+    actual = torch.compile(twin, backend="ds")(**inputs)
+    actual.loss.backward()
+
+    torch.testing.assert_close(actual.logits, expected.logits, rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(actual.loss, expected.loss, rtol=TOLERANCE, atol=TOLERANCE)
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+    for (name, a), b in zip(model.named_buffers(), twin.buffers(), strict=True):  # running statistics
+        torch.testing.assert_close(b, a, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+    report = backend.report()
+    assert not report.fallbacks
+    assert [g.kind for g in report.graphs] == ["forward", "backward"]
+    assert not torch._dynamo.utils.counters["graph_break"]
