@@ -41,14 +41,14 @@ def _differentiated(
 def if_(reverse: Reverse, op: If, cotangents: Sequence[Value | None]) -> None:
     """The branch that ran is run again, and swept."""
     captured = _captured(op.regions, reverse.active)
-    regions = []
+    branches: list[Region] = []
     for region in op.regions:
         block = Block()
         terms = Terms(block, location=op.location)
         inner = _differentiated(reverse, terms, region.block, {}, captured, cotangents)
         terms.insert(Yield(tuple(inner.cotangent(v) for v in captured)))
-        regions.append(Region(block))
-    results = reverse.terms.insert(If(op.condition, *regions)).results
+        branches.append(Region(block))
+    results = reverse.terms.insert(If(op.condition, then=branches[0], orelse=branches[1])).results
     for value, result in zip(captured, results, strict=True):
         reverse.add(value, result)
 
@@ -74,8 +74,8 @@ def scan(reverse: Reverse, op: Scan, cotangents: Sequence[Value | None]) -> None
     slices = block.arguments[len(carries) :]
     mapping: dict[Value, Value] = dict(zip(body.arguments, slices))
     yields: list[Value | None] = [None] * len(cotangents)
-    for index, value in zip((*state, *stacked), (*block.arguments[: len(state)], *slices[len(body.arguments) :])):
-        yields[index] = value
+    for index, argument in zip((*state, *stacked), (*block.arguments[: len(state)], *slices[len(body.arguments) :])):
+        yields[index] = argument
     swept = [i for i, v in enumerate(op.inputs, carried) if v in reverse.active]
     active = [*(mapping[body.arguments[i]] for i in (*state, *swept)), *captured]
     inner = _differentiated(reverse, inside, body, mapping, active, yields)
@@ -87,9 +87,8 @@ def scan(reverse: Reverse, op: Scan, cotangents: Sequence[Value | None]) -> None
     out += [inner.cotangent(mapping[body.arguments[i]]) for i in swept]
     inside.insert(Yield(tuple(out)))
     back = terms.insert(Scan((*given, *sums), tuple(inputs), op.length, Region(block), not op.reverse))
-    for value, result in zip(
-        (*(op.operands[i] for i in state), *captured, *(op.operands[i] for i in swept)), back.results, strict=True
-    ):
+    read = [*(op.operands[i] for i in state), *captured, *(op.operands[i] for i in swept)]
+    for value, result in zip(read, back.results, strict=True):
         reverse.add(value, result)
 
 
@@ -104,7 +103,7 @@ def _saving_states(op: Scan) -> Scan:
 def _yield_instead(block: Block, values: Sequence[Value]) -> None:
     location = block.terminator.location
     block.terminator.drop()
-    block.append(Yield(tuple(values), location=location))
+    block.append(Yield(tuple(values)).at(location))
 
 
 @region_rule(While)

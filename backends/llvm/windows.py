@@ -15,7 +15,7 @@ from ds_compiler.backends.llvm.pool_planes import PlaneWindow, emit_plane_pool, 
 from ds_compiler.backends.llvm.scalars import compute_type
 from ds_compiler.backends.llvm.window import ConvShape, Epilogue
 from ds_compiler.backends.loops.contraction import lower_epilogue
-from ds_compiler.ir import Value
+from ds_compiler.ir import BlockArgument, Value
 from ds_compiler.ir.dims import Dim, product
 from ds_compiler.ops import Conv, ConvTranspose, ReduceWindow
 
@@ -59,6 +59,8 @@ def missing_schedule(frame: KernelFrame) -> str | None:
     op = root_of(frame, (Conv, ConvTranspose, ReduceWindow))
     assert isinstance(op, Conv | ConvTranspose | ReduceWindow)
     x, result = op.operands[0].type, op.results[0].type
+    if not all(isinstance(v, BlockArgument) for v in op.operands):
+        return "an operand is computed in the kernel"
     if x.dtype.name not in ("f32", "f64"):
         return f"element type {x.dtype}"
     if isinstance(op, ReduceWindow):

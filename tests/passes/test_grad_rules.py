@@ -262,6 +262,7 @@ CONVOLUTIONS = {
     "depthwise": ((2, 3, 4), (3, 1, 2), (1,), (1,), (0,), (1,), 3, "nchw"),
     "nhwc": ((1, 4, 3, 2), (2, 2, 2, 2), (2, 1), (1, 0), (0, 1), (1, 1), 1, "nhwc"),
     "nhwc grouped": ((1, 4, 4), (2, 2, 2), (1,), (0,), (0,), (1,), 2, "nhwc"),
+    "wide": ((1, 16, 3), (2, 16, 2), (1,), (0,), (1,), (1,), 1, "nchw"),
     "much padding": ((1, 1, 2), (1, 1, 2), (1,), (3,), (2,), (1,), 1, "nchw"),
 }  # fmt: skip
 for name, (x_shape, w_shape, *arguments) in CONVOLUTIONS.items():

@@ -11,6 +11,10 @@ from ds_compiler.ops.contraction import Conv, ConvTranspose, DotGeneral
 from ds_compiler.ops.derivatives.rules import Cotangents, derivative
 from ds_compiler.ops.derivatives.terms import Terms, inverse
 
+# Below this, one product over all elements of the kernel at once, instead of one each: a matrix product of few columns
+# is slow. Above, it would hold a copy of the input for each element of the kernel at once.
+_FEW_CHANNELS = 16
+
 
 @derivative(DotGeneral)
 def dot_general(b: Terms, op: DotGeneral, g: Value) -> Cotangents:
@@ -123,42 +127,55 @@ def _weight_cotangent(b: Terms, op: Conv | ConvTranspose, wide: Value, narrow: V
     """For each element of the kernel, a product over batch and positions of what it met.
 
     `wide` is the side that windows slide over (a convolution's input), `narrow` has one element a window. The weight
-    is [channels of narrow, channels of wide / groups, *kernel].
+    is [channels of narrow, channels of wide / groups, *kernel]. Channels go last: then batch and positions walk as
+    one contracted axis of a matrix product, and layouts that are channels-last already move nothing.
     """
     weight = op.weight.type
     out, per_group, *kernel = weight.shape
-    axes, channel = _spatial(op), 1 if op.layout == "nchw" else weight.rank - 1
-    low: list[Dim] = [0] * weight.rank
-    high: list[Dim] = [0] * weight.rank
-    if not all(isinstance(k, int) for k in kernel):
+    extents = [k for k in kernel if isinstance(k, int)]
+    if len(extents) != len(kernel):
         raise op.error("a kernel of symbolic size has no derivative")
-    for i, axis in enumerate(axes):
-        touched = (narrow.type.shape[axis] - 1) * op.strides[i] + (kernel[i] - 1) * op.dilations[i] + 1
-        low[axis] = op.low[i]
-        high[axis] = maximum(touched - op.low[i] - wide.type.shape[axis], 0)
+    if op.layout == "nchw":
+        last = (0, *range(2, weight.rank), 1)
+        wide, narrow = b.transpose(wide, last), b.transpose(narrow, last)
+    spatial = narrow.type.shape[1:-1]
+    low: list[Dim] = [0, *op.low, 0]
+    high: list[Dim] = [0] * len(low)
+    for i, (size, stride, extent, dilation) in enumerate(
+        zip(spatial, op.strides, extents, op.dilations, strict=True), start=1
+    ):
+        touched = (size - 1) * stride + (extent - 1) * dilation + 1
+        high[i] = maximum(touched - low[i] - wide.type.shape[i], 0)
     padded = b.pad(wide, low, high)
-    summed = (0, *axes)
-    parts: list[Value] = []
-    for tap in itertools.product(*(range(int(str(k))) for k in kernel)):
-        starts: list[Dim] = [0] * weight.rank
-        sizes, steps = list(wide.type.shape), [1] * weight.rank
-        for i, axis in enumerate(axes):
-            starts[axis], sizes[axis], steps[axis] = tap[i] * op.dilations[i], narrow.type.shape[axis], op.strides[i]
-        met = b.slice(padded, starts, sizes, steps)
-        parts.append(b.reshape(_products(b, met, narrow, channel, summed, op.groups), (out, per_group, 1)))
-    return b.reshape(b.concat(parts, 2), weight.shape)
+    sizes, steps = (*narrow.type.shape[:-1], wide.type.shape[-1]), (1, *op.strides, 1)
+    met = [
+        b.slice(padded, (0, *(t * d for t, d in zip(tap, op.dilations, strict=True)), 0), sizes, steps)
+        for tap in itertools.product(*map(range, extents))
+    ]
+    taps = len(met)
+    channels = wide.type.shape[-1]
+    if isinstance(channels, int) and channels < _FEW_CHANNELS and op.groups == 1:
+        met = [b.concat(met, weight.rank - 1)]
+    parts = [_products(b, part, narrow, op.groups) for part in met]
+    # [taps, out, channels] or [out, taps * channels] to [out, channels, *kernel]
+    if len(parts) == 1:
+        joined = b.transpose(b.reshape(parts[0], (out, taps, per_group)), (0, 2, 1))
+    else:
+        joined = b.concat([b.reshape(part, (out, per_group, 1)) for part in parts], 2)
+    return b.reshape(joined, weight.shape)
 
 
-def _products(b: Terms, wide: Value, narrow: Value, channel: int, summed: tuple[int, ...], groups: int) -> Value:
-    """[groups, narrow's channels, wide's channels] (or without groups): sums over the other axes of products."""
+def _products(b: Terms, wide: Value, narrow: Value, groups: int) -> Value:
+    """Sums of products over all axes but the last, the channels: [groups, narrow's, wide's], or without groups."""
+    summed = tuple(range(narrow.type.rank - 1))
     if groups == 1:
         return b.emit(DotGeneral(narrow, wide, (), (), summed, summed))
-    if narrow.type.shape[channel] == wide.type.shape[channel] == groups:
+    if narrow.type.shape[-1] == wide.type.shape[-1] == groups:
         return b.sum(b.mul(narrow, wide), summed)
 
     def grouped(x: Value) -> Value:
-        n = x.type.shape[channel]
-        return b.reshape(x, (*x.type.shape[:channel], groups, n // groups, *x.type.shape[channel + 1 :]))
+        *others, n = x.type.shape
+        return b.reshape(x, (*others, groups, n // groups))
 
-    axes = tuple(a if a < channel else a + 1 for a in summed)
-    return b.emit(DotGeneral(grouped(narrow), grouped(wide), (channel,), (channel,), axes, axes))
+    group = (narrow.type.rank - 1,)
+    return b.emit(DotGeneral(grouped(narrow), grouped(wide), group, group, summed, summed))
