@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ds_compiler.function import CompiledFunction
     from ds_compiler.ir.errors import CompileError
     from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError
+    from ds_compiler.transforms import custom_vjp, grad, jvp, stop_gradient, value_and_grad, vjp
 
 __all__ = [
     "CompileError",
@@ -36,11 +37,17 @@ __all__ = [
     "LoadError",
     "TraceError",
     "compile",
+    "custom_vjp",
+    "grad",
+    "jvp",
     "load",
     "numpy",
     "register_node",
+    "stop_gradient",
     "tree_leaves",
     "tree_map",
+    "value_and_grad",
+    "vjp",
 ]
 
 _HOMES = {
@@ -56,6 +63,7 @@ _HOMES = {
     "ExecutionError": "ds_compiler.runtime.errors",
     "InputError": "ds_compiler.runtime.errors",
     "LoadError": "ds_compiler.runtime.errors",
+    **dict.fromkeys(("custom_vjp", "grad", "jvp", "stop_gradient", "value_and_grad", "vjp"), "ds_compiler.transforms"),
 }
 
 _MODULES = {"numpy": "ds_compiler.frontends.trace.namespace"}

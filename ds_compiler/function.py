@@ -267,9 +267,7 @@ class CompiledFunction(Generic[_P, _R]):
             fetches = {id(w.value): w.fetch for w in watches if w.kind == "array"}
             watches = [watch_content(w) if w.kind == "array" and id(w.value) not in read else w for w in watches]
             source = Source(program.module, self._name, {})
-            passes = self._options.get("passes")
-            if passes is None and len(program.module.functions) > 1:
-                passes = "traced"
+            passes = self._options.get("passes") or "traced"
             model = compile_source(source, **{**self._options, "passes": passes})
             traced = [i for i, t in enumerate(types) if t is not None]
             donated = tuple(n for n, i in enumerate(traced) if paths[i].split("[")[0].split(".")[0] in self._donate)
