@@ -20,6 +20,7 @@ from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.top_k import emit_top_k
 from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.contraction import matmul_form
+from ds_compiler.backends.loops.exponentials import bound_exponentials
 from ds_compiler.backends.loops.ir import Kernel, Reduction, Store, step_nodes, walk
 from ds_compiler.backends.loops.keep import keep_costly
 from ds_compiler.backends.loops.nests import lower_loops
@@ -59,7 +60,7 @@ def emit_kernel(module: ModuleBuilder, name: str, fusion: Fusion, target: Target
 
 
 def _loop(frame: KernelFrame) -> KernelInfo:
-    kernel = keep_costly(collapse(lower_loops(frame.fusion)))
+    kernel = bound_exponentials(keep_costly(collapse(lower_loops(frame.fusion))))
     body = frame.body()
     for nest in kernel.nests:
         with body.scope():

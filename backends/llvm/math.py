@@ -25,7 +25,7 @@ from ds_compiler.backends.llvm.math_basic import (
     trunc_mod,
 )
 from ds_compiler.backends.llvm.math_erf import erf, gelu_erf
-from ds_compiler.backends.llvm.math_exp import cosh, exp, expm1, sigmoid, sinh, tanh
+from ds_compiler.backends.llvm.math_exp import cosh, exp, exp_nonpositive, expm1, sigmoid, sinh, tanh
 from ds_compiler.backends.llvm.math_log import acosh, asinh, atanh, log, log1p, log2
 from ds_compiler.backends.llvm.math_pow import pow, pow_constant, pow_integer
 from ds_compiler.backends.llvm.math_trig import acos, asin, atan, atan2, cos, sin, tan
@@ -43,6 +43,7 @@ __all__ = [
     "cosh",
     "erf",
     "exp",
+    "exp_nonpositive",
     "expm1",
     "floor",
     "floor_div",

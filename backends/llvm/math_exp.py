@@ -87,18 +87,39 @@ def exp(fb: FunctionBuilder, x: V) -> V:
     return exp_scaled(Num(fb, x)).v
 
 
+def _power_of_two(x: Num, per_unit: float, parts: tuple[float, float], shift_down: int = 0) -> tuple[Num, Num, Num]:
+    """``n = round(x * per_unit)``: returns (n, x - n * (sum of `parts`), 2**(n - shift_down)).
+
+    The sum that rounds holds the exponent's bias too, so that shifting its bits makes the power; it is 0 for
+    ``n - shift_down = -bias``. A NaN stays one in the second value.
+    """
+    f = format_of(x.v)
+    shift = f.round_shift + (f.bias - shift_down)
+    shifted = mul_add(x, per_unit, shift)
+    n = shifted - shift
+    rest = mul_add(n, -parts[1], mul_add(n, -parts[0], x))
+    return n, rest, (shifted.bits() << f.mantissa).as_float()
+
+
+def _horner(x: Num, coefficients: Sequence[float]) -> Num:
+    """The polynomial with the constant term first, in as few instructions as there are."""
+    total = x.lift(coefficients[-1])
+    for c in coefficients[-2::-1]:
+        total = mul_add(total, x, c)
+    return total
+
+
 def exp_nonpositive(fb: FunctionBuilder, x: V) -> V:
-    """e**x for x <= 0 (softmax), a third cheaper than `exp`: results below the smallest normal number are 0.
+    """e**x for x <= 0 (softmax), a third cheaper than `exp`: results far below the smallest normal number are 0.
 
     NaN stays NaN. float: 1.02 ulp; double: 1 ulp. Positive arguments give anything.
     """
     v = Num(fb, x)
     f = format_of(x)
-    n, r = _reduce(v, f)
-    p = mul_add(r * r, polynomial(r, _EXP_FLOAT if f is FLOAT else _EXP_DOUBLE), r) + 1.0
-    # Far below, the exponent wraps around and r is meaningless (NaN for -inf): choose 0 by the argument.
-    vanishes = v < (-87.0 if f is FLOAT else -708.0)
-    return where(vanishes, 0.0, (p.bits() + (n << f.mantissa)).as_float()).v
+    # From here down n = -bias, and the power of two is 0.
+    lowest = -(f.bias + 0.1) / _LOG2_E
+    _, r, power = _power_of_two(v.max_of(lowest), _LOG2_E, (f.ln2_high, f.ln2_low))
+    return (_horner(r, (1.0, 1.0, *(_EXP_FLOAT if f is FLOAT else _EXP_DOUBLE))) * power).v
 
 
 def _expm1(x: Num, coefficients: Sequence[float], largest: float) -> Num:
@@ -130,8 +151,19 @@ def expm1(fb: FunctionBuilder, x: V) -> V:
 def sigmoid(fb: FunctionBuilder, x: V) -> V:
     """1 / (1 + e**-x). float: 2.5 ulp; double: 2.5 ulp, down to subnormal results."""
     v = Num(fb, x)
-    e = exp_scaled(-v.abs())
-    return (where(v < 0.0, e, 1.0) / (e + 1.0)).v
+    f = format_of(x)
+    # One and the exponential are both scaled down by 2**-down, so that the latter does not overflow where the
+    # result is subnormal; where it vanishes instead, it is nothing beside the one.
+    down = f.mantissa + 1
+    limits = (-104.0, 70.0) if f is FLOAT else (-746.0, 600.0)
+    # x = r - n * ln2, so that e**-x = 2**n * e**-r.
+    _, r, power = _power_of_two(
+        v.min_of(limits[1]).max_of(limits[0]), -_LOG2_E, (-f.ln2_high, -f.ln2_low), shift_down=down
+    )
+    series = (1.0, 1.0, *(_EXP_FLOAT if f is FLOAT else _EXP_DOUBLE))
+    e = _horner(r, [-c if k % 2 else c for k, c in enumerate(series)])
+    one = 2.0**-down
+    return (one / mul_add(e, power, one)).v
 
 
 def tanh(fb: FunctionBuilder, x: V) -> V:
@@ -139,8 +171,11 @@ def tanh(fb: FunctionBuilder, x: V) -> V:
     v = Num(fb, x)
     f = format_of(x)
     limit = 9.1 if f is FLOAT else 20.0
-    a = v.abs().min_of(limit)
-    t = _expm1(a + a, _expm1_coefficients(f), 2 * limit)
+    # 2x = 2r + n * ln2; the polynomial is in r.
+    _, r, power = _power_of_two(v.min_of(limit).max_of(-limit), 2 * _LOG2_E, (f.ln2_high / 2, f.ln2_low / 2))
+    series = [c * 2.0 ** (k + 2) for k, c in enumerate(_expm1_coefficients(f))]
+    p = mul_add(r * r, _horner(r, series), r + r)
+    t = mul_add(p, power, power - 1.0)
     return (t / (t + 2.0)).with_sign_of(v).v
 
 

@@ -22,6 +22,7 @@ _FUNCTIONS = {
     "rsqrt": math.rsqrt,
     "reciprocal": math.reciprocal,
     "exp": math.exp,
+    "exp_nonpositive": math.exp_nonpositive,
     "expm1": math.expm1,
     "log": math.log,
     "log1p": math.log1p,

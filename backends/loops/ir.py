@@ -40,7 +40,7 @@ class Node:
     (payload: buffer number, at `index`), ``guard`` (operands: value inside, value outside; payload: conditions, each
     an (Index, extent) that holds when 0 <= index < extent), ``reduced`` (payload: the `Reduction`'s number), ``total``
     (a contraction's finished sum), ``cast``,
-    ``select``, or a kind of `ds_compiler.ops.elementwise`.
+    ``select``, ``exp_nonpositive`` (see `exponentials`), or a kind of `ds_compiler.ops.elementwise`.
     """
 
     op: str

@@ -33,8 +33,8 @@ def _keep_in_nest(nest: Nest, graph: Graph) -> Nest:
             if value is None or value.dtype.name not in ("f32", "f64") or value.dtype != step.value.dtype:
                 continue
             loaded = graph.load(step.buffer, step.index, value.dtype)
-            rest = _replaced(graph, step.value, value, loaded)
-            if reduction.how == "sum" and _largest_is_one(value, nest.steps[:earlier]):
+            rest = replaced(graph, step.value, value, loaded)
+            if reduction.how == "sum" and largest_is_one(value, nest.steps[:earlier]):
                 rest = _scaled(graph, rest, loaded, reduction.number)
             final = replace(step, value=rest)
             steps: list[Step] = list(nest.steps)
@@ -51,8 +51,8 @@ def _costliest_common(a: Node, b: Node, inner: frozenset[object]) -> Node | None
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def _largest_is_one(value: Node, steps: list[Step]) -> bool:
-    """``exp(x - max x)``: the sum over it is at least 1, or NaN."""
+def largest_is_one(value: Node, steps: list[Step]) -> bool:
+    """``exp(x - max x)``: no value is above 1, and the sum is at least 1 (or they are NaN)."""
     if value.op != "exp" or value.operands[0].op != "sub":
         return False
     x, top = value.operands[0].operands
@@ -67,7 +67,7 @@ def _scaled(graph: Graph, root: Node, kept: Node, number: int) -> Node:
             total = node.operands[1]
             if total.op == "reduced" and total.payload == number:
                 factor = graph.node("reciprocal", (total,), total.dtype)
-                return _replaced(graph, root, node, graph.node("mul", (kept, factor), node.dtype))
+                return replaced(graph, root, node, graph.node("mul", (kept, factor), node.dtype))
     return root
 
 
@@ -76,13 +76,13 @@ def _flops(root: Node) -> int:
     return sum(rules[n.op].flops for n in walk([root]) if n.op in rules and n.dtype.is_float)
 
 
-def _replaced(graph: Graph, node: Node, old: Node, new: Node) -> Node:
+def replaced(graph: Graph, node: Node, old: Node, new: Node) -> Node:
     """`node` with `old` replaced by `new` below it (indices and conditions hold no floats: they stay)."""
     if node is old:
         return new
     if not node.operands:
         return node
-    operands = tuple(_replaced(graph, o, old, new) for o in node.operands)
+    operands = tuple(replaced(graph, o, old, new) for o in node.operands)
     if operands == node.operands:
         return node
     return graph.node(
