@@ -13,10 +13,10 @@ from ds_compiler.ir.dims import Dim, symbols_of
 from ds_compiler.ops import Fusion, Gather, Scan
 
 # Times are counted in parts of a ns, so that sizes of many kernels add up to one polynomial before they are divided.
-_PARTS = 240
-_PRODUCT_FLOP = 4  # 60 a ns, of a possible 100
-_LOOP_FLOP = 30  # 8 a ns: vectors from memory, short polynomials, reductions
-_BYTE = 15  # 16 a ns: from the second-level cache or beyond
+_PARTS = 600
+_PRODUCT_FLOP = 6  # 100 a ns
+_LOOP_FLOP = 15  # 40 a ns
+_BYTE = 25  # 24 a ns: from the second-level cache or beyond
 
 
 def kernel_ns(fusion: Fusion) -> Dim:
