@@ -69,11 +69,17 @@ POOL_STOP: Final = 132  # i32: workers return when this is 1
 POOL_SPIN_TICKS: Final = 136  # i64: ticks that a thread looks for work, or for the last chunks, before it sleeps
 POOL_SYSCALL: Final = 144  # ptr: libc's syscall
 POOL_GETCPU: Final = 160  # ptr: libc's sched_getcpu
+POOL_LEAST_NS: Final = 168  # i64: estimated ns of a kernel (on one thread) under which the caller keeps it for itself
+POOL_WAKE_NS: Final = 176  # i64: ns of work in a call for which sleeping workers are woken
+POOL_CHUNK_NS: Final = 184  # i64: ns of a chunk for which a kernel is cut into more than one a thread
 POOL_DELAY_TICKS: Final = 152  # i64: for tests: workers pause up to this long before and after each chunk
 POOL_DONE: Final = 192  # i32, the caller's futex word: chunks that workers have finished
 POOL_WAITING: Final = 196  # i32: 1 while the caller sleeps, or is about to, until DONE changes
 POOL_SLEEPERS: Final = 256  # i32: workers in, or on their way into or out of, the futex wait
 POOL_BYTES: Final = 320
+
+#: A kernel known to take less than this many ns is called without asking the pool.
+LEAST_SHARED_NS: Final = 6_000
 
 MAX_CHUNKS: Final = (1 << 16) - 1
 

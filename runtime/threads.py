@@ -27,6 +27,12 @@ from ds_compiler.runtime.errors import LoadError
 from ds_compiler.runtime.memory import Region
 
 _SPIN_SECONDS: Final = 40e-6  # longer than the Python between two calls of a loop, far shorter than a time slice
+# Estimated times on one thread. Handing out a kernel costs 0.3 to 1 us, and the other core must first fetch what it
+# reads; a wake-up takes 3 us of the caller's time, and tens of us pass until the worker runs. Chunks are small enough
+# to even out threads of different speed, large enough that what each repeats (packing, reading weights) does not count.
+_LEAST_NS: Final = abi.LEAST_SHARED_NS
+_WAKE_NS: Final = 60_000
+_CHUNK_NS: Final = 25_000
 _STACK_BYTES: Final = 8 << 20  # glibc's usual default; other libcs default to much less
 _MAX_THREADS: Final = 1024
 
@@ -62,6 +68,7 @@ class ThreadPool:
         ctypes.c_int64.from_address(base + abi.POOL_SPIN_TICKS).value = int(_SPIN_SECONDS * code.ticks_per_second)
         for offset, name in ((abi.POOL_SYSCALL, "syscall"), (abi.POOL_GETCPU, "sched_getcpu")):
             ctypes.c_int64.from_address(base + offset).value = required_symbol(name)
+        self.stress(None)
         self._arguments = Region(abi.WORKER_BYTES * threads)
         self._threads: list[ctypes.c_ulong] = []
         self._start()
@@ -90,10 +97,19 @@ class ThreadPool:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             libc.pthread_attr_destroy(attributes)
 
-    def delay(self, seconds: float) -> None:
-        """For tests: let workers pause up to this long around each chunk, as if the system did not schedule them."""
-        ticks = int(seconds * self._code.ticks_per_second)
-        ctypes.c_int64.from_address(self.address + abi.POOL_DELAY_TICKS).value = ticks
+    def stress(self, seconds: float | None) -> None:
+        """For tests: share all work, however small, and let workers pause up to `seconds` around each chunk.
+
+        None brings the usual behaviour back.
+        """
+        usual = seconds is None
+        for offset, value in (
+            (abi.POOL_LEAST_NS, _LEAST_NS if usual else 0),
+            (abi.POOL_WAKE_NS, _WAKE_NS if usual else 0),
+            (abi.POOL_CHUNK_NS, _CHUNK_NS if usual else 0),
+            (abi.POOL_DELAY_TICKS, int((seconds or 0) * self._code.ticks_per_second)),
+        ):
+            ctypes.c_int64.from_address(self.address + offset).value = value
 
     def stop(self) -> None:
         """Let the workers return and wait for them; the pool cannot be used afterwards."""

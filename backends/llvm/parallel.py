@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Final
 
 import llvmlite.binding as llvm
 
@@ -23,16 +22,8 @@ from ds_compiler.backends.llvm.target import initialize
 from ds_compiler.runtime import abi
 from ds_compiler.runtime.abi import Word
 
-#: A kernel of less estimated time (ns on one thread) runs on the caller alone: handing it out costs 0.3 to 1 us, and
-#: the other core must first fetch what it reads.
-LEAST_SHARED_NS: Final = 6_000
-# Sleeping workers are woken once a call has, or has had, this much work: a wake-up takes 3 us of the caller's time, and
-# tens of us pass until the worker runs. If they sleep on (other processes have the cores) the caller tries again later.
-_WAKE_NS = 60_000
+# Workers that sleep on when woken (other processes have the cores) are woken again after so much more work.
 _WAKE_AGAIN_NS = 500_000
-# A kernel is cut into one chunk a thread, or two or four if these take at least so long: small enough to even out
-# threads of different speed, large enough that what chunks do twice (packing, reading weights) does not count.
-_CHUNK_NS = 100_000
 
 _PAUSE = "llvm.x86.sse2.pause"
 _SYS_SETAFFINITY, _SYS_GETAFFINITY, _CPU_MASK_BYTES = 203, 204, 128
@@ -54,10 +45,10 @@ def emit_begin(fb: FunctionBuilder, ctx: V, cost: V) -> None:
     """Open a call whose kernels are expected to take `cost` ns in all on one thread."""
     pool = emit_context_word(fb, ctx, Word.POOL)
     with fb.if_(fb.icmp("ne", pool, V("ptr", "null")), "begin"):
-        enough = fb.icmp("sge", cost, fb.i64(_WAKE_NS))
-        foreseen = fb.select(enough, fb.i64(_WAKE_NS), fb.i64(0))
+        wake = fb.load("i64", fb.gep("i8", pool, fb.i64(abi.POOL_WAKE_NS)))
+        foreseen = fb.select(fb.icmp("sge", cost, wake), wake, fb.i64(0))
         fb.store(foreseen, fb.gep("i8", pool, fb.i64(abi.POOL_EXPECTED)))
-        fb.store(fb.i64(_WAKE_NS), fb.gep("i8", pool, fb.i64(abi.POOL_WAKE_AT)))
+        fb.store(wake, fb.gep("i8", pool, fb.i64(abi.POOL_WAKE_AT)))
 
 
 def emit_arguments(fb: FunctionBuilder, block: V, arguments: Sequence[V]) -> None:
@@ -134,11 +125,13 @@ entry:
   %scratch.in = getelementptr i64, ptr %ctx, i64 {int(Word.SCRATCH)}
   %scratch = load ptr, ptr %scratch.in, align 8
 {_fields("WORK", "CONTEXT", "KERNEL", "ARGUMENTS", "CHUNKS", "CPU", "EXPECTED", "WAKE_AT", "WORKERS")}
-{_fields("SPIN_TICKS", "SYSCALL", "GETCPU", "DONE", "WAITING", "SLEEPERS")}
+{_fields("SPIN_TICKS", "SYSCALL", "GETCPU", "LEAST_NS", "WAKE_NS", "CHUNK_NS", "DONE", "WAITING", "SLEEPERS")}
   %helped = icmp ne ptr %pool, null
-  %large = icmp sge i64 %cost, {LEAST_SHARED_NS}
-  %shared = and i1 %helped, %large
-  br i1 %shared, label %look, label %alone
+  br i1 %helped, label %weigh, label %alone
+weigh:
+  %least = load i64, ptr %least_ns.at, align 8
+  %large = icmp sge i64 %cost, %least
+  br i1 %large, label %look, label %alone
 alone:
   call void %kernel(ptr %arguments, ptr %scratch, i64 0, i64 1)
   ret i64 0
@@ -156,7 +149,8 @@ count:
   %wake_at.new = add i64 %expected, {_WAKE_AGAIN_NS}
   %wake_at.next = select i1 %due, i64 %wake_at.new, i64 %wake_at
   store i64 %wake_at.next, ptr %wake_at.at, align 8
-  %early = icmp slt i64 %expected, {_WAKE_NS}
+  %wake_ns = load i64, ptr %wake_ns.at, align 8
+  %early = icmp slt i64 %expected, %wake_ns
   %nobody = icmp eq i32 %sleepers, %workers
   %vain = and i1 %early, %nobody
   br i1 %vain, label %alone, label %publish
@@ -165,8 +159,11 @@ publish:
   %workers64 = zext i32 %workers to i64
   %threads = add i64 %workers64, 1
   %each = udiv i64 %cost, %threads
-  %two = icmp uge i64 %each, {2 * _CHUNK_NS}
-  %four = icmp uge i64 %each, {4 * _CHUNK_NS}
+  %chunk_ns = load i64, ptr %chunk_ns.at, align 8
+  %half = lshr i64 %each, 1
+  %quarter = lshr i64 %each, 2
+  %two = icmp uge i64 %half, %chunk_ns
+  %four = icmp uge i64 %quarter, %chunk_ns
   %shift.2 = zext i1 %two to i64
   %shift.4 = zext i1 %four to i64
   %shift = add i64 %shift.2, %shift.4

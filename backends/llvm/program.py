@@ -18,7 +18,6 @@ from ds_compiler.backends.llvm.constants import ConstantPool
 from ds_compiler.backends.llvm.estimate import kernel_ns, total_ns
 from ds_compiler.backends.llvm.frame import KernelInfo
 from ds_compiler.backends.llvm.parallel import (
-    LEAST_SHARED_NS,
     emit_arguments,
     emit_begin,
     emit_context_word,
@@ -32,7 +31,7 @@ from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Bind, Check, Constant, Fusion, If, Reshape, Scan, Size, While
 from ds_compiler.passes.buffers import Buffer, Buffers, Output, Where, kernel_blocks
 from ds_compiler.passes.memory_plan import MemoryPlan, half_size
-from ds_compiler.runtime.abi import MAIN_SYMBOL, Status, Word, status_word
+from ds_compiler.runtime.abi import LEAST_SHARED_NS, MAIN_SYMBOL, Status, Word, status_word
 from ds_compiler.runtime.manifest import Symbol
 
 _COPY_ARGUMENTS = 3

@@ -13,9 +13,11 @@ from ds_compiler.backends.llvm.target import host
 from ds_compiler.ir import Module
 from ds_compiler.passes.fuse import fuse
 from ds_compiler.runtime import Executable
+from ds_compiler.runtime.threads import pool, pool_code
 from tests.passes.helpers import random_inputs
 from tests.passes.interpreting import interpret
 
+STRESSED = 7
 Array = np.ndarray[Any, Any]
 
 
@@ -37,11 +39,15 @@ def check_program(
     module: Module,
     *sizes: dict[str, int],
     inputs: Sequence[Array] | None = None,
-    threads: Sequence[int] = (1, 2, 3),
+    threads: Sequence[int] = (1, 2, 3, STRESSED),
     max_ops: int = 64,
     rtol: float = 1e-5,
 ) -> Compiled:
-    """One compilation must agree with the interpreter for all `sizes` and thread counts."""
+    """One compilation must agree with the interpreter for all `sizes` and thread counts.
+
+    `STRESSED` threads share all work whose size is symbolic, however small, and workers pause at random.
+    """
+    pool(pool_code(pool_object()), STRESSED).stress(20e-6)
     _, result = compiled(module, max_ops)
     runs = {count: executable(result, count) for count in threads}
     for number, values in enumerate(sizes or ({},)):

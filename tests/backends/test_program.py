@@ -1,4 +1,4 @@
-"""Whole programs: memory, control flow, sizes known only at run time, on one to three threads."""
+"""Whole programs: memory, control flow, sizes known only at run time, on one, two, three and seven threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ds_compiler.ops import (
 )
 from ds_compiler.passes.buffers import Carry, Output, Where
 from ds_compiler.runtime import ExecutionError, InputError
-from tests.backends.programs import check_program, compiled, executable
+from tests.backends.programs import STRESSED, check_program, compiled, executable
 from tests.passes.helpers import const, module_of, spread, tensor
 
 SIZES = ({"n": 1}, {"n": 5}, {"n": 6000})
@@ -382,7 +382,7 @@ def test_sizes_that_do_not_fit_are_an_input_error() -> None:
         run(np.zeros((3, 4), np.float32), np.zeros(3, np.float32))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, 3, STRESSED])
 def test_sizes_from_data_that_do_not_fit_are_an_execution_error(threads: int) -> None:
     def body(b: Builder, x: Value) -> Value:
         b.insert(Bind(count_positive(b, x), "_count"))
@@ -496,7 +496,7 @@ def random_modules(draw: st.DrawFn) -> Module:
 @settings(max_examples=25, deadline=None)
 @given(random_modules(), st.integers(1, 3))
 def test_random_programs(module: Module, max_ops: int) -> None:
-    check_program(module, {"n": 3}, {"n": 5000}, threads=(1, 2), max_ops=max_ops, rtol=1e-3)
+    check_program(module, {"n": 3}, {"n": 5000}, threads=(1, 2, STRESSED), max_ops=max_ops, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("lhs", "rhs"), [("n", "n"), ("8", "8"), ("2 n 8", "8"), ("2 3 8", "8"), ("8", "2 8 n")])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_programs import reverse_scaled
+from small_programs import four_in_two_out, reverse_scaled
 
 from ds_compiler.backends.llvm.parallel import pool_object
 from ds_compiler.runtime import Executable, artifact
@@ -22,6 +22,7 @@ from ds_compiler.runtime.cpu import host_features, missing_features, required_fe
 
 C = np.array([0.5, -1.0, 3.0, 8.0], np.float32)
 X = np.arange(1000, dtype=np.float32)
+TASKS = Path("/proc/self/task")
 WANT = (2 * X + C[np.arange(1000) % 4])[::-1]
 
 
@@ -38,7 +39,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def native_threads() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
+    return len(list(TASKS.iterdir()))
 
 
 def test_programs_share_a_pool() -> None:
@@ -65,6 +66,78 @@ def test_calls_after_sleeps_of_any_length() -> None:
     for call in range(300):
         time.sleep((call % 30) * 5e-6)
         assert np.array_equal(executable(X)["y"], WANT)
+
+
+@pytest.mark.parametrize("threads", [2, 7, 16])
+def test_late_workers_see_and_disturb_nothing(threads: int) -> None:
+    executable, pool = load(threads), pools.pool(pools.pool_code(pool_object()), threads)
+    pool.stress(100e-6)
+    try:
+        for call in range(400):
+            n = 1 + call * 37 % 1000
+            want = (2 * X[:n] + C[np.arange(n) % 4])[::-1]
+            np.testing.assert_array_equal(executable(X[:n])["y"], want)
+    finally:
+        pool.stress(None)
+
+
+def test_calls_need_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if the system never let them run.
+    pool = pools.ThreadPool(pools.pool_code(pool_object()), 5)
+    pool.stop()
+    pool.lock.release()
+    monkeypatch.setitem(pools._pools, 5, pool)
+    executable = load(5)
+    for _ in range(20):
+        np.testing.assert_array_equal(executable(X)["y"], WANT)
+
+
+def test_small_programs_wake_nobody() -> None:
+    executable = Executable(*four_in_two_out(), pool_object=pool_object(), threads=2)
+    x = np.ones((2, 2), np.float32)
+
+    def switches() -> int:
+        texts = [(task / "status").read_text() for task in TASKS.iterdir() if task.name != str(os.getpid())]
+        return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in texts)
+
+    load(2)(X)
+    time.sleep(0.05)
+    before = switches()
+    for _ in range(20):
+        executable(x, x, x, x)
+        time.sleep(1e-3)
+    assert switches() == before
+    for _ in range(20):
+        load(2)(X)
+        time.sleep(1e-3)
+    assert switches() >= before + 10  # and the measure is one
+
+
+def test_several_callers_of_one_pool() -> None:
+    executable, pool = load(3), pools.pool(pools.pool_code(pool_object()), 3)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        x = X + seed
+        want = (2 * x + C[np.arange(1000) % 4])[::-1]
+        wrong.extend(call for call in range(200) if not np.array_equal(executable(x)["y"], want))
+
+    pool.stress(20e-6)
+    callers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    pool.stress(None)
+    assert wrong == []
+
+
+def test_workers_keep_their_affinity() -> None:
+    executable = load(2)
+    for _ in range(50):
+        executable(X)
+        time.sleep(1e-3)  # let it sleep, so that the next call wakes it
+    assert {os.sched_getaffinity(int(task.name)) == os.sched_getaffinity(0) for task in TASKS.iterdir()} == {True}
 
 
 def test_fork() -> None:
