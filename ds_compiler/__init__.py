@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from ds_compiler.api import compile, load
     from ds_compiler.compiled import CompiledModel
     from ds_compiler.frontends.trace import namespace as numpy
+    from ds_compiler.frontends.trace import random
+    from ds_compiler.frontends.trace.control import cond, dynamic_slice, fori_loop, scan, while_loop
+    from ds_compiler.frontends.trace.elementwise import where
     from ds_compiler.frontends.trace.errors import TraceError
     from ds_compiler.frontends.trace.tree import register_node, tree_leaves, tree_map
     from ds_compiler.function import CompiledFunction
     from ds_compiler.ir.errors import CompileError
     from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError
-    from ds_compiler.transforms import custom_vjp, grad, jvp, stop_gradient, value_and_grad, vjp
+    from ds_compiler.transforms import custom_vjp, grad, jvp, stop_gradient, value_and_grad, vjp, vmap
 
 __all__ = [
     "CompileError",
@@ -37,17 +40,25 @@ __all__ = [
     "LoadError",
     "TraceError",
     "compile",
+    "cond",
     "custom_vjp",
+    "dynamic_slice",
+    "fori_loop",
     "grad",
     "jvp",
     "load",
     "numpy",
+    "random",
     "register_node",
+    "scan",
     "stop_gradient",
     "tree_leaves",
     "tree_map",
     "value_and_grad",
     "vjp",
+    "vmap",
+    "where",
+    "while_loop",
 ]
 
 _HOMES = {
@@ -63,10 +74,16 @@ _HOMES = {
     "ExecutionError": "ds_compiler.runtime.errors",
     "InputError": "ds_compiler.runtime.errors",
     "LoadError": "ds_compiler.runtime.errors",
-    **dict.fromkeys(("custom_vjp", "grad", "jvp", "stop_gradient", "value_and_grad", "vjp"), "ds_compiler.transforms"),
+    **dict.fromkeys(
+        ("cond", "dynamic_slice", "fori_loop", "scan", "while_loop"), "ds_compiler.frontends.trace.control"
+    ),
+    "where": "ds_compiler.frontends.trace.elementwise",
+    **dict.fromkeys(
+        ("custom_vjp", "grad", "jvp", "stop_gradient", "value_and_grad", "vjp", "vmap"), "ds_compiler.transforms"
+    ),
 }
 
-_MODULES = {"numpy": "ds_compiler.frontends.trace.namespace"}
+_MODULES = {"numpy": "ds_compiler.frontends.trace.namespace", "random": "ds_compiler.frontends.trace.random"}
 
 
 def __getattr__(name: str) -> Any:

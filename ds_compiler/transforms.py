@@ -1,4 +1,4 @@
-"""Functions that make functions: `grad`, `value_and_grad`, `vjp`, `jvp`, `custom_vjp`, `stop_gradient`.
+"""Functions that make functions: `grad`, `value_and_grad`, `vjp`, `jvp`, `custom_vjp`, `stop_gradient`, `vmap`.
 
 The function is traced into a function of the module, and an operation names it (`ds_compiler.ops.derivative`); the
 pass ``grad`` computes what it stands for. Outside of a traced function, results are computed by a program compiled
@@ -13,6 +13,8 @@ from typing import Any
 
 from ds_compiler.frontends.trace import compose, tree
 from ds_compiler.frontends.trace.array import TracedArray, is_array, read, wrap
+from ds_compiler.frontends.trace.axes import axis_of
+from ds_compiler.frontends.trace.batching import Lane, example_type, replay
 from ds_compiler.frontends.trace.dtypes import name_of
 from ds_compiler.frontends.trace.frame import current, located, placing_errors, tracing
 from ds_compiler.frontends.trace.function import Callee, Output, trace_callee
@@ -328,3 +330,57 @@ def _compiled_outside(function: Callable[..., Any], inside: Callable[..., Any]) 
         return compiled[0](*args, **kwargs)
 
     return call
+
+
+def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: int = 0) -> Callable[..., Any]:
+    """A function that applies `function` to all examples of a batch, which lie along one axis of its arguments.
+
+    Args:
+        in_axes: that axis, None for an argument without it; of several arguments a tuple, an entry for each, which may
+            be a structure of axes in the form of the argument.
+        out_axes: where the axis lies in the results.
+
+    Raises:
+        TraceError: when called: no argument has the axis, or its sizes differ.
+    """
+
+    def inside(*args: Any) -> Any:
+        axes = tuple(in_axes) if isinstance(in_axes, tuple | list) else (in_axes,) * len(args)
+        if len(axes) != len(args):
+            raise located(f"vmap: in_axes has {len(axes)} entries for {len(args)} arguments")
+        leaves, structure = tree.flatten(args)
+        places: list[int | None] = []
+        for arg, axis in zip(args, axes):
+            count = tree.flatten(arg)[1].leaves
+            places += [axis] * count if axis is None or isinstance(axis, int) else tree.tree_leaves(axis)
+        if len(places) != len(leaves):
+            raise located("vmap: in_axes has another form than the arguments")
+        size: Any = None
+        values: list[Value | None] = []
+        types: list[TensorType | None] = []
+        for leaf, place in zip(leaves, places):
+            value = read(leaf) if is_array(leaf) else None
+            if value is not None and place is not None:
+                axis = axis_of(place, value.type.rank)
+                extent = value.type.shape[axis]
+                if isinstance(size, int) and isinstance(extent, int) and size != extent:
+                    raise located(f"vmap: the axis has size {size} in one argument and {extent} in another")
+                size = extent if size is None or isinstance(extent, int) else size
+                value = compose.moved(value, axis, 0)
+            elif place is not None:
+                raise located(f"vmap: an argument is a {type(leaf).__name__}, which has no axis", help="in_axes=None")
+            values.append(value)
+            types.append(None if value is None else example_type(value.type, 0) if place is not None else value.type)
+        if size is None:
+            raise located("vmap: no argument has the axis")
+        callee = trace_callee(function, structure, leaves, types, add=False)
+        lanes = [Lane(v, p is not None) for v, p in zip(values, places) if v is not None]
+        lanes += [Lane(v, False) for v in callee.captured]
+        results = []
+        for lane in replay(callee.function, lanes, size):
+            shape = lane.value.type.shape
+            full = lane.value if lane.batched else compose.broadcast_to(lane.value, (size, *shape))
+            results.append(compose.moved(full, 0, axis_of(out_axes, full.type.rank)))
+        return callee.result(results)
+
+    return _compiled_outside(function, inside)
