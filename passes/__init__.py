@@ -9,6 +9,7 @@ Read: `manager` (names, options, pipelines), `rewriter`, `canonicalize` with `pa
 from ds_compiler.passes import (
     attention,
     canonicalize,
+    conv_forms,
     cse,
     dce,
     fold,
@@ -30,6 +31,7 @@ __all__ = [
     "attention",
     "canonicalize",
     "collect",
+    "conv_forms",
     "cse",
     "dce",
     "fold",
