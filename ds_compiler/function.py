@@ -144,10 +144,8 @@ class CompiledFunction(Generic[_P, _R]):
 
     def _run(self, entry: _Entry, arrays: list[Any]) -> _R:
         entry.calls += 1
-        inputs = [*arrays, *(fetch() for fetch in entry.inputs)]
-        named = dict(zip((t.name for t in entry.model.inputs), inputs))
         spare, entry.spare = entry.spare, None
-        outputs = entry.model(named, out=spare) if spare else entry.model(named)
+        outputs = entry.model(*arrays, *[fetch() for fetch in entry.inputs], out=spare)
         if entry.donated:
             self._keep(entry, arrays, outputs)
         values = list(outputs.values())

@@ -224,7 +224,7 @@ class custom_vjp:
         seeds = [plain.types[x.index] if isinstance(x, Output) else None for x in plain.leaves]
         seeds = [t if t is not None and t.dtype.is_float else None for t in seeds]
         holders = [None if isinstance(x, Output) and t is None else x for x, t in zip(plain.leaves, seeds)]
-        pair = Structure(tuple, (), (forward.structure.children[1], plain.structure), ("[0]", "[1]"))
+        pair = tree.together(forward.structure.children[1], plain.structure)
 
         def gradients(kept: Any, cotangent: Any) -> list[Any]:
             found = rule(kept, cotangent)

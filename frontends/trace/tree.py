@@ -9,37 +9,31 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
+
+import numpy as np
 
 from ds_compiler.ir import CompileError
 
-_T = TypeVar("_T")
+_NUMBERS = frozenset({bool, int, float, str})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Structure:
-    """The form of a tree.
+    """The form of a tree; there is one object for each form, so that they are compared by identity.
 
     Attributes:
         node: the class of the node; None for a leaf.
         context: what else building it needs (keys, field names).
         children: structures of the children; `names` says how each is reached in messages (``['w']``, ``.bias``).
+        leaves: how many there are.
     """
 
     node: type | None
     context: Hashable = ()
     children: tuple[Structure, ...] = ()
-    names: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-    leaves: int = dataclasses.field(default=1, compare=False)
-    _hash: int = dataclasses.field(default=0, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.node is not None:
-            object.__setattr__(self, "leaves", sum(c.leaves for c in self.children))
-        object.__setattr__(self, "_hash", hash((self.node, self.context, self.children)))
-
-    def __hash__(self) -> int:
-        return self._hash
+    names: tuple[str, ...] = ()
+    leaves: int = 1
 
     def paths(self, prefix: str = "") -> Iterator[str]:
         """How each leaf is reached."""
@@ -56,6 +50,8 @@ class Structure:
 
 
 _LEAF: Final = Structure(None)
+_NONE: Final = Structure(type(None), leaves=0)
+_known: Final[dict[tuple[type, Hashable, tuple[Structure, ...]], Structure]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,31 +90,55 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
 
 def _flatten(tree: Any, leaves: list[Any]) -> Structure:
     cls = type(tree)
-    if tree is None:
-        return Structure(type(None), leaves=0)
-    if cls in _registered:
-        children, context = _registered[cls].flatten(tree)
-        children = list(children)
-        return _node(cls, context, children, [f"[{i}]" for i in range(len(children))], leaves)
-    if isinstance(tree, dict):
+    if cls is np.ndarray or cls in _NUMBERS:  # the common cases first: this runs at each call of a compiled function
+        leaves.append(tree)
+        return _LEAF
+    if cls is dict:
         try:
-            keys = sorted(tree)
+            keys = tuple(sorted(tree))
         except TypeError:
-            keys = list(tree)
-        return _node(cls, tuple(keys), [tree[k] for k in keys], [f"[{k!r}]" for k in keys], leaves)
+            keys = tuple(tree)
+        return _node(cls, keys, [_flatten(tree[k], leaves) for k in keys])
+    if cls is tuple or cls is list:
+        return _node(cls, (), [_flatten(x, leaves) for x in tree])
+    if tree is None:
+        return _NONE
+    if cls in _registered:
+        items, context = _registered[cls].flatten(tree)
+        return _node(cls, context, [_flatten(x, leaves) for x in items])
+    if isinstance(tree, dict):
+        return _node(cls, tuple(tree), [_flatten(x, leaves) for x in tree.values()])
     if isinstance(tree, tuple) and hasattr(cls, "_fields"):
-        return _node(cls, (), list(tree), [f".{f}" for f in cls._fields], leaves)
-    if cls in (list, tuple):
-        return _node(cls, (), list(tree), [f"[{i}]" for i in range(len(tree))], leaves)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        names = [f.name for f in dataclasses.fields(tree) if f.init]
-        return _node(cls, tuple(names), [getattr(tree, n) for n in names], [f".{n}" for n in names], leaves)
+        return _node(cls, cls._fields, [_flatten(x, leaves) for x in tree])
+    if dataclasses.is_dataclass(cls):
+        names = tuple(f.name for f in dataclasses.fields(cls) if f.init)
+        return _node(cls, names, [_flatten(getattr(tree, n), leaves) for n in names])
     leaves.append(tree)
     return _LEAF
 
 
-def _node(cls: type, context: Hashable, children: list[Any], names: list[str], leaves: list[Any]) -> Structure:
-    return Structure(cls, context, tuple(_flatten(c, leaves) for c in children), tuple(names))
+def _node(cls: type, context: Hashable, children: list[Structure]) -> Structure:
+    key = (cls, context, tuple(children))
+    found = _known.get(key)
+    if found is None:
+        count = sum(child.leaves for child in children)
+        made = Structure(cls, context, key[2], _child_names(cls, context, len(children)), count)
+        found = _known.setdefault(key, made)
+    return found
+
+
+def _child_names(cls: type, context: Any, count: int) -> tuple[str, ...]:
+    """How each child is reached."""
+    if cls not in _registered and issubclass(cls, dict):
+        return tuple(f"[{key!r}]" for key in context)
+    if cls not in _registered and cls not in (list, tuple):
+        return tuple(f".{name}" for name in context)
+    return tuple(f"[{index}]" for index in range(count))
+
+
+def together(*structures: Structure) -> Structure:
+    """The form of a tuple of trees of these forms."""
+    return _node(tuple, (), list(structures))
 
 
 def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:

@@ -1,0 +1,198 @@
+"""What cannot be traced is an error that names the user's file and line, and what to use instead."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ds_compiler as ds
+
+xp = ds.numpy
+X = np.ones((2, 3), np.float32)
+leaked: list[Any] = []
+
+
+def branching(x: Any) -> Any:
+    if xp.sum(x) > 0:  # HERE
+        return x
+    return -x
+
+
+def repeating(x: Any) -> Any:
+    while xp.sum(x) > 0:  # HERE
+        x = x - 1
+    return x
+
+
+def counting(x: Any) -> Any:
+    for _ in range(xp.argmax(x)):  # HERE
+        x = x + 1
+    return x
+
+
+def iterating(x: Any) -> Any:
+    return sum(row for row in x)  # HERE
+
+
+def converting_to_int(x: Any) -> Any:
+    return int(x[0, 0])  # HERE
+
+
+def converting_to_float(x: Any) -> Any:
+    return float(x[0, 0])  # HERE
+
+
+def reading(x: Any) -> Any:
+    return x.item()  # HERE
+
+
+def calling_numpy(x: Any) -> Any:
+    return np.sin(x)  # HERE
+
+
+def becoming_an_array(x: Any) -> Any:
+    return np.asarray(x)  # HERE
+
+
+def assigning(x: Any) -> Any:
+    x[0] = 1  # HERE
+    return x
+
+
+def mixing(x: Any) -> Any:
+    return x + xp.arange(3)  # HERE
+
+
+def mixing_numbers(x: Any) -> Any:
+    return xp.arange(3) * 0.5  # HERE
+
+
+def mismatching(x: Any) -> Any:
+    return x + xp.ones((4,))  # HERE
+
+
+def multiplying(x: Any) -> Any:
+    return x @ xp.ones((2, 2))  # HERE
+
+
+def reshaping(x: Any) -> Any:
+    return xp.reshape(x, (4, -1))  # HERE
+
+
+def masking(x: Any) -> Any:
+    return x[x > 0]  # HERE
+
+
+def slicing_by_data(x: Any) -> Any:
+    return x[: xp.argmax(x)]  # HERE
+
+
+def indexing_too_far(x: Any) -> Any:
+    return x[2]  # HERE
+
+
+def indexing_too_much(x: Any) -> Any:
+    return x[0, 0, 0]  # HERE
+
+
+def using_a_list(x: Any) -> Any:
+    return xp.sum([x, x])  # HERE
+
+
+def reducing_a_missing_axis(x: Any) -> Any:
+    return xp.sum(x, axis=2)  # HERE
+
+
+def measuring_an_integer(x: Any) -> Any:
+    return xp.sin(xp.arange(3))  # HERE
+
+
+def asking_for_membership(x: Any) -> Any:
+    return 1.0 in x  # HERE
+
+
+CASES = [
+    (branching, "the truth of a traced array", "ds.cond"),
+    (repeating, "the truth of a traced array", "ds.while_loop"),
+    (counting, "the value of a traced array", "ds.fori_loop"),
+    (iterating, "not iterated over", "ds.scan"),
+    (converting_to_int, "the value of a traced array", "astype"),
+    (converting_to_float, "the value of a traced array", "astype"),
+    (reading, "the value of a traced array", "return the array"),
+    (becoming_an_array, "the contents of a traced array", "ds.numpy"),
+    (assigning, "not changed in place", "x.at[index].set(value)"),
+    (mixing, "float32 and int64 do not mix", ".astype()"),
+    (mixing_numbers, "float 0.5 does not mix with an array of int64", ".astype()"),
+    (mismatching, "shapes (2, 3) and (4,) do not broadcast", ""),
+    (multiplying, "has size 3, axis 0 of (2, 2) has size 2", ""),
+    (reshaping, "(2, 3) has 6 elements", ""),
+    (masking, "a shape that depends on data", "ds.where"),
+    (slicing_by_data, "the bound of a slice is a traced array", "ds.dynamic_slice"),
+    (indexing_too_far, "index 2 is out of range for axis 0 of size 2", ""),
+    (indexing_too_much, "3 indices for an array of shape (2, 3)", ""),
+    (using_a_list, "a list is given where an array is expected", "stack"),
+    (reducing_a_missing_axis, "axis 2 is out of range", ""),
+    (measuring_an_integer, "needs floating-point arrays, got int64", ".astype()"),
+    (asking_for_membership, "membership of a traced array", "any"),
+]
+
+
+@pytest.mark.parametrize(("function", "what", "help"), CASES, ids=[c[0].__name__ for c in CASES])
+def test_the_error_names_line_and_remedy(function: Any, what: str, help: str) -> None:
+    lines, first = inspect.getsourcelines(function)
+    line = first + next(i for i, text in enumerate(lines) if "# HERE" in text)
+    with pytest.raises(ds.TraceError) as error:
+        ds.compile(function, cache=False)(X)
+    text = str(error.value)
+    assert what in text and help in text
+    assert f"test_errors.py:{line}'" in text
+
+
+def test_numpy_functions_do_not_trace() -> None:
+    with pytest.raises(TypeError):
+        ds.compile(calling_numpy, cache=False)(X)
+
+
+def test_a_traced_array_that_leaks_is_told_where_it_was_made() -> None:
+    def f(x: Any) -> Any:
+        leaked.append(x * 2)
+        return x
+
+    ds.compile(f, cache=False)(X)
+    array = leaked.pop()
+    with pytest.raises(ds.TraceError, match=r"outside of any trace.*made at test.*test_errors\.py"):
+        ds.compile(lambda x: x, cache=False)(array)
+    with pytest.raises(ds.TraceError, match=r"after the function or branch that made it has ended.*test_errors\.py"):
+        ds.compile(lambda x: x + array, cache=False)(X)
+    with pytest.raises(ds.TraceError, match=r"nothing is being traced|has ended"):
+        array + 1
+
+
+def test_a_value_that_leaves_its_branch() -> None:
+    def f(x: Any) -> Any:
+        ds.cond(xp.sum(x) > 0, lambda: leaked.append(x * 2) or x, lambda: x)
+        return leaked.pop() + 1
+
+    with pytest.raises(ds.TraceError, match=r"branch that made it has ended.*test_errors\.py"):
+        ds.compile(f, cache=False)(X)
+
+
+def test_arguments_that_are_no_arrays() -> None:
+    f = ds.compile(lambda x: x, cache=False)
+    with pytest.raises(ds.TraceError, match="neither an array nor hashable"):
+        f({1, 2})
+    with pytest.raises(ds.TraceError, match="complex128 is no element type"):
+        f(np.ones(2, np.complex128))
+
+
+def test_operations_carry_the_users_line() -> None:
+    def f(x: Any) -> Any:
+        return xp.tanh(x)
+
+    g = ds.compile(f, cache=False)
+    g(X)
+    line = inspect.getsourcelines(f)[1] + 1
+    assert f"test_errors.py:{line} (tanh)" in g.ir("import")
