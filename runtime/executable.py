@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -95,7 +96,7 @@ class Executable:
 
         Raises:
             InputError: names, element types or shapes do not match.
-            ExecutionError: a check inside of the program failed.
+            ExecutionError: a check inside of the program failed, or memory does not suffice.
         """
         if len(inputs) == 1 and not named and (type(inputs[0]) is dict or isinstance(inputs[0], Mapping)):
             arrays = self._by_name(inputs[0])
@@ -115,7 +116,7 @@ class Executable:
 
         Raises:
             InputError: as for a call; or an output does not exist.
-            ExecutionError: a check inside of the program failed.
+            ExecutionError: a check inside of the program failed, or memory does not suffice.
         """
         if names is None:
             return self._execute(self._by_name(inputs), None)
@@ -204,7 +205,7 @@ class Executable:
         if plan.small:
             results: list[Any] = [_empty(shape, dtype) for shape, dtype in plan.small]
         else:
-            results = [_new_output(output) for output in plan.outputs]
+            results = [None if output.shape is None else _new_output(output, output.shape) for output in plan.outputs]
         if out:
             self._redirect(out, plan, arrays, results)
 
@@ -214,7 +215,10 @@ class Executable:
             workspace = self._new_workspace()
         threads = self._threads
         if workspace.plan is not plan or workspace.threads != threads:
-            workspace.adapt(plan, threads)
+            try:
+                workspace.adapt(plan, threads)
+            except MemoryError as error:
+                raise ExecutionError(f"out of memory for intermediate values: {error}") from None
         everything = arrays + results
         count = len(everything)
         if self._addresses(everything, count, self._mask, workspace.pointers_address, self._python) != count:
@@ -257,7 +261,7 @@ class Executable:
         For callers whose arrays are not NumPy's, and for whom every microsecond counts: nothing is checked.
 
         Raises:
-            ExecutionError: a check inside of the program failed.
+            ExecutionError: a check inside of the program failed, or memory does not suffice.
             ValueError: the shape of an output depends on data.
         """
         if self._late_outputs:
@@ -268,7 +272,10 @@ class Executable:
             workspace = self._new_workspace()
         threads = self._threads
         if workspace.plan is not plan or workspace.threads != threads:
-            workspace.adapt(plan, threads)
+            try:
+                workspace.adapt(plan, threads)
+            except MemoryError as error:
+                raise ExecutionError(f"out of memory for intermediate values: {error}") from None
         workspace.pointers[:] = pointers
         workspace.context[_PROFILE] = 0
         self._launch(workspace, threads)
@@ -326,7 +333,7 @@ class Executable:
             shape = self._planner.late_shape(index, list(workspace.symbols))
             if min(shape, default=0) < 0:
                 raise ExecutionError(f"output {output.name!r}: the program computed the shape {shape}")
-            results[index] = array = np.empty(shape, output.dtype)
+            results[index] = array = _new_output(output, shape)
             if array.nbytes and not address:
                 raise ExecutionError(f"output {output.name!r}: the program did not produce it")
             ctypes.memmove(_address(array), address, array.nbytes)
@@ -387,13 +394,16 @@ def _address(array: Array) -> int:
         return int(array.__array_interface__["data"][0])
 
 
-def _new_output(output: OutputPlan) -> Array | None:
-    if output.shape is None:
-        return None
-    if output.nbytes < ALIGNED_OUTPUT_BYTES:
-        return np.empty(output.shape, output.dtype)
-    raw = np.empty(output.nbytes + abi.ALIGNMENT, np.uint8)
-    return np.ndarray(output.shape, output.dtype, raw, -_address(raw) % abi.ALIGNMENT)
+def _new_output(output: OutputPlan, shape: tuple[int, ...]) -> Array:
+    nbytes = math.prod(shape) * output.dtype.itemsize
+    try:
+        if nbytes < ALIGNED_OUTPUT_BYTES:
+            return np.empty(shape, output.dtype)
+        raw = np.empty(nbytes + abi.ALIGNMENT, np.uint8)
+    except (MemoryError, ValueError):  # too large for this machine, or for any
+        what = describe(output.dtype, shape)
+        raise ExecutionError(f"output {output.name!r}: out of memory for {what}, {nbytes} bytes") from None
+    return np.ndarray(shape, output.dtype, raw, -_address(raw) % abi.ALIGNMENT)
 
 
 @functools.cache

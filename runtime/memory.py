@@ -27,7 +27,7 @@ class Region:
         try:
             self.buffer = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError) as error:
-            raise MemoryError(f"cannot allocate {size / 2**20:.1f} MiB: {error}") from None
+            raise MemoryError(f"cannot allocate {size} bytes: {error}") from None
         if self.size >= 2 * _HUGE_PAGE:
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 self.buffer.madvise(mmap.MADV_HUGEPAGE)

@@ -165,7 +165,13 @@ class Planner:
         for constraint, holds in zip(self._manifest.constraints, self._constraints(symbols), strict=True):
             if not holds:
                 reason = constraint.message or f"{constraint.expression} must hold"
-                raise InputError(f"{reason}, got {self._bindings(symbols)}")
+                used = [
+                    index
+                    for index, symbol in enumerate(self._manifest.symbols)
+                    if symbol.input is not None and symbol.name in symbols_in(constraint.expression)
+                ]
+                got = ", ".join(self._origin(index, symbols) for index in used) or self._bindings(symbols)
+                raise InputError(f"{reason}, got {got}")
 
     def _output(self, index: int, symbols: tuple[int, ...]) -> OutputPlan:
         tensor, dtype = self._manifest.outputs[index], self._dtypes[index]

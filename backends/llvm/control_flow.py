@@ -14,7 +14,6 @@ from ds_compiler.ir import Block, Operation, Value
 from ds_compiler.ops import If, Scan, While
 from ds_compiler.passes.buffers import Carried, Carry
 from ds_compiler.passes.memory_plan import half_size
-from ds_compiler.runtime.abi import Status
 
 if TYPE_CHECKING:
     from ds_compiler.backends.llvm.program import Emitter, Variable
@@ -147,10 +146,8 @@ def _resize(emitter: Emitter, op: While | Scan) -> dict[int, V]:
         return {}
     pointers: dict[int, V] = {}
     for index, (_, fresh) in pairs.items():
-        pointers[index] = emitter.call_alloc(emit_size(fb, values[index].type.bytes, emitter.symbols))
+        pointers[index] = emitter.allocated(values[index].type.bytes, f"{op.location or op.mnemonic}")
         fb.store(pointers[index], emitter.heap_slot(fresh))
-        message = f"{op.location or op.mnemonic}: out of memory"
-        emitter.fail_unless(fb.icmp("ne", pointers[index], V("ptr", "null")), Status.MEMORY, message)
         emitter.copy(pointers[index], emitter.pointer(values[index]), values[index].type.bytes)
     for index, (used, fresh) in pairs.items():
         emitter.call_free(fb.load("ptr", emitter.heap_slot(used)))

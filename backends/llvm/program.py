@@ -24,7 +24,7 @@ from ds_compiler.backends.llvm.parallel import (
     emit_parallel,
     emit_ticks,
 )
-from ds_compiler.backends.llvm.sizes import emit_size
+from ds_compiler.backends.llvm.sizes import emit_magnitude, emit_size
 from ds_compiler.backends.llvm.symbols import SymbolTable
 from ds_compiler.ir import Block, Function, Operation, Value
 from ds_compiler.ir.dims import Dim
@@ -35,6 +35,7 @@ from ds_compiler.runtime.abi import LEAST_SHARED_NS, MAIN_SYMBOL, Status, Word, 
 from ds_compiler.runtime.manifest import Symbol
 
 _COPY_ARGUMENTS = 3
+_MOST_BYTES = float(1 << 47)  # the address space of a process
 _COPIED_A_NS = 8  # bytes that one thread copies
 
 
@@ -257,9 +258,8 @@ class Emitter:
                 fb.store(fb.load("ptr", mine), slot)
                 fb.store(V("ptr", "null"), mine)
             elif how is Output.ALLOCATED_COPY:
-                target = self.call_alloc(emit_size(fb, value.type.bytes, self.symbols))
+                target = self.allocated(value.type.bytes, f"output {index}")
                 fb.store(target, slot)
-                self.fail_unless(fb.icmp("ne", target, V("ptr", "null")), Status.MEMORY, "out of memory")
                 self.copy(target, self.pointer(value), value.type.bytes)
 
     # -- memory -------------------------------------------------------------------------------
@@ -317,14 +317,13 @@ class Emitter:
         for buffer in _allocated_by(op, self.buffers):
             slot = self._slot(self.plan.slots[buffer])
             self.call_free(fb.load("ptr", slot))
+            fb.store(V("ptr", "null"), slot)
             size = 2 * half_size(buffer) if buffer.alternating else buffer.size
-            address = self.call_alloc(emit_size(fb, size, self.symbols))
+            address = self.allocated(size, f"{op.location or op.mnemonic}")
             fb.store(address, slot)
             if buffer not in self._heap:
                 self._heap[buffer] = self.variable()
             fb.store(address, self._heap[buffer].address)
-            message = f"{op.location or op.mnemonic}: out of memory"
-            self.fail_unless(fb.icmp("ne", address, V("ptr", "null")), Status.MEMORY, message)
 
     def base(self, buffer: Buffer) -> V:
         """The first half of an alternating buffer."""
@@ -338,8 +337,14 @@ class Emitter:
         emit_arguments(self.fb, self.arguments, [target, source, emit_size(self.fb, size, self.symbols)])
         self._run("dsc_copy", size // _COPIED_A_NS)
 
-    def call_alloc(self, size: V) -> V:
-        return self.fb.emit("ptr", f"call ptr {self.alloc.ref}({size})")
+    def allocated(self, size: Dim, where: str) -> V:
+        """New memory of `size` bytes; the program fails where there is not that much, even if `size` has no i64."""
+        fb, message = self.fb, f"{where}: out of memory for {size} bytes"
+        fits = fb.emit("i1", f"fcmp ole double {emit_magnitude(fb, size, self.symbols).ref}, {_MOST_BYTES!r}")
+        self.fail_unless(fits, Status.MEMORY, message)
+        address = fb.emit("ptr", f"call ptr {self.alloc.ref}({emit_size(fb, size, self.symbols)})")
+        self.fail_unless(fb.icmp("ne", address, V("ptr", "null")), Status.MEMORY, message)
+        return address
 
     def call_free(self, pointer: V) -> None:
         self.fb.void(f"call void {self.free.ref}({pointer})")

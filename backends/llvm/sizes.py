@@ -25,6 +25,20 @@ def emit_size(fb: FunctionBuilder, dim: Dim, symbols: Mapping[str, V]) -> V:
     return total
 
 
+def emit_magnitude(fb: FunctionBuilder, dim: Dim, symbols: Mapping[str, V]) -> V:
+    """About the value of `dim`, as a double: right where the i64 of `emit_size` would wrap around."""
+    if isinstance(dim, int):
+        return V("double", repr(float(dim)))
+    total = V("double", "0.0")
+    for monomial, coefficient in dim.terms:
+        product = V("double", repr(float(coefficient)))
+        for atom in monomial:
+            factor = fb.emit("double", f"sitofp {_atom(fb, atom, symbols)} to double")
+            product = fb.emit("double", f"fmul double {product.ref}, {factor.ref}")
+        total = fb.emit("double", f"fadd double {total.ref}, {product.ref}")
+    return total
+
+
 def _atom(fb: FunctionBuilder, atom: Atom, symbols: Mapping[str, V]) -> V:
     if not atom.function:
         return symbols[atom.text]

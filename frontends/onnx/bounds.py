@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ds_compiler.frontends.onnx.emitter import Emitter
@@ -58,7 +58,9 @@ def bounds(e: Emitter, value: Value, depth: int = _DEEPEST) -> Bounds:
             return Bounds(0, op.operand.type.shape[op.axis] - 1)
         case TopK() if value is op.results[1]:
             return Bounds(0, op.operand.type.shape[-1] - 1)
-        case Reshape() | Transpose() | Broadcast() | Slice() | Gather() | GatherElements() | GatherND():
+        case Slice():
+            return _union([bounds(e, v, depth - 1) for v in _read_parts(op)])
+        case Reshape() | Transpose() | Broadcast() | Gather() | GatherElements() | GatherND():
             return bounds(e, op.operands[0], depth - 1)
         case Cast():
             inner = bounds(e, op.operand, depth - 1)
@@ -71,6 +73,26 @@ def bounds(e: Emitter, value: Value, depth: int = _DEEPEST) -> Bounds:
             found = _binary(op.kind, bounds(e, op.lhs, depth - 1), bounds(e, op.rhs, depth - 1))
             return found if op.kind not in ("add", "sub") or _holds(value.type.dtype, found) else UNBOUNDED
     return UNBOUNDED
+
+
+def _read_parts(op: Slice) -> Sequence[Value]:
+    """What a slice reads: its operand, or of a concatenation the parts that it touches."""
+    source = op.operand.defining_op
+    if not isinstance(source, Concat):
+        return (op.operand,)
+    start, size, step = op.starts[source.axis], op.sizes[source.axis], op.steps[source.axis]
+    extents = [v.type.shape[source.axis] for v in source.inputs]
+    if step != 1 or not isinstance(start, int) or not isinstance(size, int):
+        return (op.operand,)
+    touched: list[Value] = []
+    place = 0
+    for value, extent in zip(source.inputs, extents, strict=True):
+        if not isinstance(extent, int):
+            return (op.operand,)
+        if place < start + size and start < place + extent:
+            touched.append(value)
+        place += extent
+    return touched or (op.operand,)
 
 
 def _enclosing(values: tuple[Dim, ...]) -> Bounds:

@@ -41,6 +41,8 @@ from ds_compiler.ops.shape import slice_size
 
 Array = np.ndarray[Any, Any]
 
+_MOST_ELEMENTS = 1 << 40
+
 _ELEMENTWISE = (Unary, Binary, Compare, Select, Cast, Predicate, Reshape, Transpose)
 
 
@@ -162,6 +164,10 @@ class Emitter:
         for nested in operation.walk():
             if not nested.location:
                 nested.location = self.location
+            for result in nested.results:
+                elements = result.type.elements
+                if isinstance(elements, int) and elements > _MOST_ELEMENTS:
+                    raise self.fail(f"the result would be {result.type}, {elements} elements: too large for any memory")
         self._scopes[-1].block.append(operation)
 
     def _materialise(self, known: Known) -> Value:

@@ -157,7 +157,8 @@ def test_input_errors_name_the_input() -> None:
 
 def test_constraint() -> None:
     executable = load(reverse_scaled(), {"c": C})
-    assert message_of(lambda: executable(np.zeros(1_000_001, np.float32))) == "n <= 1000000 must hold, got n = 1000001"
+    message = message_of(lambda: executable(np.zeros(1_000_001, np.float32)))
+    assert message == "n <= 1000000 must hold, got n = 1000001 (axis 0 of 'x')"
 
 
 def test_constants_must_fit() -> None:

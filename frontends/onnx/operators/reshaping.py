@@ -58,7 +58,11 @@ def reshaped(e: Emitter, n: Node, source: Sequence[Dim], target: Sequence[Extent
         found = _infer_at_run_time(e, source, found)
     dims = [as_size(e, x) for x in found]
     for axis in inferred:
-        dims[axis] = quotient(source, dims[:axis] + dims[axis + 1 :])
+        others = dims[:axis] + dims[axis + 1 :]
+        dims[axis] = quotient(source, others)
+        whole, part = product(tuple(source)), product(tuple(others))
+        if isinstance(whole, int) and isinstance(part, int) and part and whole % part:
+            n.fail(f"the {whole} elements of {list(source)} have no shape {list(target)}: {part} does not divide them")
     return dims
 
 
