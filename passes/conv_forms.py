@@ -87,12 +87,16 @@ def _stacked(builder: Builder, op: Conv, x: Value, planes: Dim, count: int, per_
 
 @pattern(ConvTranspose)
 def separate_windows(op: ConvTranspose, builder: Builder) -> Rewrite:
-    """Windows side by side, of few channels: the product of the weight and the pixels, interleaved."""
+    """Windows side by side, of few channels or with a weight made at run time: the product of the weight and the
+    pixels, interleaved."""
     x, out = op.input, op.weight.type.shape[1]
     kernel = op.weight.type.shape[2:]
     if op.spatial_rank != 2 or op.groups != 1 or x.type.dtype.name not in ("f32", "f64"):
         return None
-    if not isinstance(out, int) or out > _FEW_CHANNELS or kernel != op.strides or set(op.dilations) != {1}:
+    if kernel != op.strides or set(op.dilations) != {1}:
+        return None
+    # With more channels the schedule is as good, but it wants the weight packed ahead.
+    if not isinstance(out, int) or (out > _FEW_CHANNELS and constant(op.weight) is not None):
         return None
     first = op.layout == "nchw"
     n, *rest = x.type.shape

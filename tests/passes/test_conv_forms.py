@@ -101,6 +101,15 @@ def test_separate_windows_are_a_product(layout: str, shape: str, out: int, kerne
     check_program(changed, {"n": 1, "h": 1, "w": 1}, {"n": 2, "h": 5, "w": 19}, threads=(1, 2))
 
 
+def test_separate_windows_of_a_weight_made_at_run_time() -> None:
+    def build(b: Builder, x: Value, w: Value) -> Value:
+        return b.emit(ConvTranspose(x, w, (2, 2), (0, 0), (0, 0), (1, 1), 1))
+
+    changed = check(module_of(build, "n 6 h w", "6 5 2 2"), PIPELINE, rtol=1e-5, atol=1e-5, n=2, h=5, w=7)
+    assert "conv_transpose" not in names(changed)
+    check_program(changed, {"n": 1, "h": 1, "w": 1}, {"n": 2, "h": 5, "w": 19}, threads=(1, 2))
+
+
 @pytest.mark.parametrize(
     "body",
     [
