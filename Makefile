@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types bench docs clean
+.PHONY: help demo test lint types conformance bench docs clean
 
 help:
 	@echo "make demo    read a page of text with two networks, compiled here"
 	@echo "make test    all tests that do not take minutes"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy --strict and the import directions, on the wheel"
+	@echo "make conformance  ONNX's backend test suite: passed, failed and excluded cases of each group (10 minutes)"
 	@echo "make bench   every model against onnxruntime; writes bench/RESULTS.md (an hour)"
 	@echo "make docs    the reference pages that are made from the code, in docs/reference"
 
@@ -35,6 +36,9 @@ types: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+conformance: .venv/installed
+	$(BIN)/python -m tests.conformance.sweep --write
 
 # The models that are exported from transformers need torch.
 bench: .venv/installed

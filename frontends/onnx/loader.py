@@ -21,7 +21,7 @@ from ds_compiler.ir.dtypes import from_numpy
 
 Array = np.ndarray[Any, Any]
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
 MAPPED = 1 << 20
 """Bytes from which on external data is mapped and not read."""
 LARGEST = 1 << 40

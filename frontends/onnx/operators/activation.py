@@ -75,10 +75,12 @@ def leaky_relu(e: Emitter, n: Node) -> Value:
     return positive_part(e, x, e.binary("mul", x, n.float("alpha", 0.01)))
 
 
-@onnx_op("PRelu", since=7)
+@onnx_op("PRelu")
 def prelu(e: Emitter, n: Node) -> Value:
-    """The slope broadcasts to the input."""
+    """The slope broadcasts to the input; before opset 7 it is one number or one for each channel."""
     x, slope = n.input(0), n.input(1)
+    if n.opset < 7 and slope.type.elements != 1:
+        slope = e.reshape(slope, (*slope.type.shape, *(1 for _ in x.type.shape[2:])))
     return positive_part(e, x, e.binary("mul", x, e.broadcast_to(slope, x.type.shape)))
 
 

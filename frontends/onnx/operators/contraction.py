@@ -33,7 +33,7 @@ def matmul_node(e: Emitter, n: Node) -> Value:
     return matmul(e, a, b)
 
 
-@onnx_op("Gemm", since=7)
+@onnx_op("Gemm")
 def gemm(e: Emitter, n: Node) -> Value:
     a, b, c = n.input(0), n.input(1), n.optional(2)
     if a.type.rank != 2 or b.type.rank != 2:

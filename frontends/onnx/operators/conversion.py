@@ -29,7 +29,7 @@ def convert(e: Emitter, value: Value, dtype: DType, saturate: bool = True) -> Va
     return e.cast(value, dtype)
 
 
-@onnx_op("Cast")
+@onnx_op("Cast", since=6)
 def cast(e: Emitter, n: Node) -> Value:
     return convert(e, n.input(0), element_type(int(n.required("to")), "the result"), bool(n.int("saturate", 1)))
 

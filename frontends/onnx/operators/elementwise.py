@@ -37,20 +37,30 @@ def unary(e: Emitter, n: Node) -> Value:
     return e.unary(kind, x)
 
 
+def _operands(e: Emitter, n: Node) -> tuple[Value, Value]:
+    """Both operands. Before opset 7 the second is spread over the first where ``broadcast`` says so, its axes in one
+    piece from ``axis`` on."""
+    lhs, rhs = n.input(0), n.input(1)
+    if n.opset < 7 and n.int("broadcast", 0) and n.has("axis"):
+        behind = lhs.type.rank - n.axis(n.int("axis", 0), lhs.type.rank) - rhs.type.rank
+        rhs = e.reshape(rhs, (*rhs.type.shape, *(1 for _ in range(behind))))
+    return lhs, rhs
+
+
 @onnx_op(*_BINARY)
 def binary(e: Emitter, n: Node) -> Value:
-    return e.binary(_BINARY[n.op_type], n.input(0), n.input(1))
+    return e.binary(_BINARY[n.op_type], *_operands(e, n))
 
 
 @onnx_op(*_COMPARE)
 def compare(e: Emitter, n: Node) -> Value:
-    return e.compare(_COMPARE[n.op_type], n.input(0), n.input(1))
+    return e.compare(_COMPARE[n.op_type], *_operands(e, n))
 
 
 @onnx_op("Pow")
 def power(e: Emitter, n: Node) -> Value:
     """The result has the base's element type; the exponent may have another one."""
-    base, exponent = n.input(0), n.input(1)
+    base, exponent = _operands(e, n)
     known = e.array(exponent)
     if known is not None and known.size == 1 and base.type.dtype.is_float and exponent.type.rank <= base.type.rank:
         match float(known.reshape(-1)[0]):
@@ -116,6 +126,8 @@ def identity(e: Emitter, n: Node) -> Value:
 def dropout(e: Emitter, n: Node) -> list[Value | None]:
     """Inference leaves the input as it is; the mask says that everything is kept."""
     x = n.input(0)
+    if n.opset < 7 and not n.int("is_test", 0):
+        n.fail("training mode is not supported", help="export the model for inference")
     training = n.optional(2)
     if training is not None:
         known = e.array(training)
@@ -126,7 +138,7 @@ def dropout(e: Emitter, n: Node) -> list[Value | None]:
     return [x, e.full(True, x.type.with_dtype(bool_)) if n.wants(1) else None]
 
 
-@onnx_op("Clip", since=7)
+@onnx_op("Clip")
 def clip_attributes(e: Emitter, n: Node) -> Value:
     x = n.input(0)
     if n.has("min"):

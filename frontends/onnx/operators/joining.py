@@ -33,7 +33,7 @@ def _differ(value: Value, shape: tuple[Dim, ...]) -> bool:
     return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(value.type.shape, shape))
 
 
-@onnx_op("Split")
+@onnx_op("Split", since=2)
 def split_attribute(e: Emitter, n: Node) -> list[Value | None]:
     x = n.input(0)
     axis = n.axis(n.int("axis", 0), x.type.rank)

@@ -39,10 +39,10 @@ def _per_channel(e: Emitter, parameter: Value, x: Value) -> Value:
     return e.broadcast(e.cast(parameter, x.type.dtype), x.type.shape, (1,))
 
 
-@onnx_op("BatchNormalization", since=7)
+@onnx_op("BatchNormalization")
 def batch_normalization(e: Emitter, n: Node) -> Value:
     """``x * factor + shift``, both computed at import from constant parameters."""
-    if n.int("training_mode", 0) or n.wants(1):
+    if n.int("training_mode", 0) or n.wants(1) or (n.opset < 7 and not n.int("is_test", 0)):
         n.fail("training mode is not supported", help="export the model for inference")
     if not n.int("spatial", 1):
         n.fail("statistics for each element (spatial=0) are not supported")

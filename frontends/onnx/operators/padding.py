@@ -16,7 +16,7 @@ from ds_compiler.ops import Gather, Iota, Pad, Slice
 _MODES = ("constant", "reflect", "edge", "wrap")
 
 
-@onnx_op("Pad")
+@onnx_op("Pad", since=2)
 def pad_attributes(e: Emitter, n: Node) -> Value:
     x = n.input(0)
     return pad(e, n, x, list(n.ints("pads")), range(x.type.rank), e.scalar(n.float("value", 0.0), x.type.dtype))

@@ -75,7 +75,7 @@ def _at_least_zero(width: Dim) -> Dim:
     return max(width, 0) if isinstance(width, int) else width
 
 
-@onnx_op("AveragePool", since=7)
+@onnx_op("AveragePool")
 def average_pool(e: Emitter, n: Node) -> Value:
     """With ``count_include_pad`` stated padding counts as zeros; what ``ceil_mode`` adds behind it never counts."""
     x = n.input(0)
