@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ds_compiler import nn, optim
     from ds_compiler.api import compile, load
     from ds_compiler.compiled import CompiledModel
     from ds_compiler.frontends.trace import namespace as numpy
@@ -47,7 +48,9 @@ __all__ = [
     "grad",
     "jvp",
     "load",
+    "nn",
     "numpy",
+    "optim",
     "random",
     "register_node",
     "scan",
@@ -83,7 +86,12 @@ _HOMES = {
     ),
 }
 
-_MODULES = {"numpy": "ds_compiler.frontends.trace.namespace", "random": "ds_compiler.frontends.trace.random"}
+_MODULES = {
+    "nn": "ds_compiler.nn",
+    "numpy": "ds_compiler.frontends.trace.namespace",
+    "optim": "ds_compiler.optim",
+    "random": "ds_compiler.frontends.trace.random",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def compile(
 
     Args:
         model: path of an ONNX model or of IR text (``.dsir``), a serialised model, a message, an IR module (which is
-            not changed), or a function of arrays and nested structures of them.
+            not changed), a function of arrays and nested structures of them, or an `nn.Model`.
         target: ``cpu`` is this machine; or an x86-64 level (``x86-64-v3``), to save an artifact for others.
         threads: how many a call uses; by default one for each core.
         dims: sizes to fix, by the name of the model's dimension. All others stay open: one program serves them all.
@@ -94,7 +95,7 @@ def compile(
         precision, memory_budget, mesh: not built yet.
 
     Returns:
-        `CompiledModel`, or `CompiledFunction` for a function.
+        `CompiledModel`, or `CompiledFunction` for a function or an `nn.Model`.
 
     Raises:
         CompileError: the model is malformed, holds what is not supported, or an option is wrong; one line naming
@@ -103,7 +104,8 @@ def compile(
         TypeError: `model` is none of the above.
         ValueError: `threads` is out of range; a name in `dynamic` or `donate` is no parameter.
     """
-    from_function = model is None or _is_function(model)
+    network = _is_network(model)
+    from_function = model is None or network or _is_function(model)
     options: dict[str, Any] = {"precision": precision, "memory_budget": memory_budget, "mesh": mesh}
     options |= {"dims": dims} if from_function else {"dynamic": dynamic, "donate": donate or None}
     for name, value in options.items():
@@ -120,6 +122,10 @@ def compile(
     from ds_compiler.function import CompiledFunction
 
     donated = (donate,) if isinstance(donate, str) else tuple(donate)
+    if network:
+        from ds_compiler.nn import CompiledModule
+
+        return CompiledModule(model, shared, dynamic, donated)
     if model is None:
         return lambda function: CompiledFunction(function, shared, dynamic, donated)
     return CompiledFunction(model, shared, dynamic, donated)
@@ -127,6 +133,11 @@ def compile(
 
 def _is_function(model: Any) -> bool:
     return inspect.isroutine(model) or isinstance(model, functools.partial)
+
+
+def _is_network(model: Any) -> bool:
+    home = sys.modules.get("ds_compiler.nn.model")  # without it, there are no models
+    return home is not None and isinstance(model, home.Model)
 
 
 def compile_source(

@@ -8,6 +8,7 @@ for the purpose. What the function reads from its surroundings is constant to th
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ def grad(function: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux
     """A function that gives the gradient of `function`'s scalar result, in the form of the argument.
 
     Args:
-        argnums: positions of the arguments to differentiate by; of several, the gradients come as a tuple.
+        argnums: positions of the arguments to differentiate by; of several, the gradients come as a tuple. Of one
+            `nn.Model`, they are those of its parameters, by name, and its buffers are set as `function` sets them
+            (in a traced function).
         has_aux: `function` returns ``(loss, anything)``; the gradient function then ``(gradient, anything)``.
 
     Raises:
@@ -51,6 +54,11 @@ def value_and_grad(
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         chosen = [_position(p, len(args)) for p in positions]
+        if isinstance(argnums, int) and _is_network(args[chosen[0]]):
+            from ds_compiler.nn.gradient import value_and_grad_of_model
+
+            by_arrays = functools.partial(value_and_grad, has_aux=True)
+            return value_and_grad_of_model(by_arrays, function, chosen[0], has_aux, args, kwargs)
         differentiated = _Differentiated(function, args, kwargs, chosen)
         callee = differentiated.callee
         loss = callee.structure
@@ -384,3 +392,8 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: int = 0) -> C
         return callee.result(results)
 
     return _compiled_outside(function, inside)
+
+
+def _is_network(argument: Any) -> bool:
+    home = sys.modules.get("ds_compiler.nn.model")  # without it, there are no models
+    return home is not None and isinstance(argument, home.Model)
