@@ -21,7 +21,7 @@ from ds_compiler.frontends.trace.frame import tracing
 from ds_compiler.frontends.trace.function import Output, trace_program
 from ds_compiler.frontends.trace.places import here
 from ds_compiler.frontends.trace.tree import Structure
-from ds_compiler.guards import Watch, surroundings, watch_content
+from ds_compiler.guards import Watch, surroundings, watch_content, watch_type
 from ds_compiler.ir import Dim, TensorType, symbol
 from ds_compiler.report import Report
 
@@ -263,7 +263,9 @@ class CompiledFunction(Generic[_P, _R]):
             program = trace_program(self._function, structure, leaves, types, lifted, paths)
             read = set(program.lifted)
             fetches = {id(w.value): w.fetch for w in watches if w.kind == "array"}
-            watches = [watch_content(w) if w.kind == "array" and id(w.value) not in read else w for w in watches]
+            watches = [
+                w if w.kind != "array" else watch_type(w) if id(w.value) in read else watch_content(w) for w in watches
+            ]
             source = Source(program.module, self._name, {})
             passes = self._options.get("passes") or "traced"
             model = compile_source(source, **{**self._options, "passes": passes})

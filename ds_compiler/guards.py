@@ -216,6 +216,11 @@ def _is_users(module: str | None) -> bool:
     return not file.startswith(_INSTALLED)
 
 
+def watch_type(watch: Watch) -> Watch:
+    """A watch of an array that is an input; it keeps the type, not the elements."""
+    return Watch(watch.path, watch.fetch, np.broadcast_to(np.zeros((), watch.value.dtype), watch.value.shape), "array")
+
+
 def watch_content(watch: Watch) -> Watch:
     """A watch of an array's elements, for one that Python code reads while the function is traced."""
     small = watch.value.nbytes <= _COMPARED_BYTES
