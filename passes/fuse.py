@@ -24,6 +24,7 @@ from ds_compiler.passes.fusion.kernels import inline, rewrite
 from ds_compiler.passes.fusion.kinds import WHOLE, contraction_strategy, is_copy, is_loop
 from ds_compiler.passes.fusion.loops import LoopGrowth
 from ds_compiler.passes.manager import register
+from ds_compiler.passes.matching import walks_as_one
 
 
 @register("fuse")
@@ -63,6 +64,9 @@ def _absorb_transposes(block: Block) -> None:
             if not isinstance(source, Transpose) or len(getattr(op, f"{side}_free")) > 1:
                 continue
             permutation = source.permutation
+            contract = getattr(op, f"{side}_contract")
+            if walks_as_one(contract) and not walks_as_one([permutation[a] for a in contract]):
+                continue
             for role in ("batch", "contract"):
                 key = f"{side}_{role}"
                 op.attributes[key] = tuple(permutation[a] for a in op.attributes[key])

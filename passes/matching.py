@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -76,6 +77,11 @@ def inverse(permutation: Sequence[int]) -> tuple[int, ...]:
     for index, axis in enumerate(permutation):
         result[axis] = index
     return tuple(result)
+
+
+def walks_as_one(axes: Sequence[int]) -> bool:
+    """Whether axes are adjacent and in order, so that a row-major tensor is read along them with one stride."""
+    return all(b == a + 1 for a, b in itertools.pairwise(axes))
 
 
 def with_operands(op: _T, operands: Sequence[Value], **changes: Any) -> _T:

@@ -7,14 +7,16 @@ import math
 from ds_compiler.ir import Builder, Value
 from ds_compiler.ir.dims import product
 from ds_compiler.ops import Constant, Conv, DotGeneral, Pad, ReduceWindow, Reshape, Transpose
-from ds_compiler.passes.matching import constant, defined_by, is_splat, reshaped
+from ds_compiler.passes.matching import constant, defined_by, is_splat, reshaped, walks_as_one
 from ds_compiler.passes.patterns.canonical import pattern
 from ds_compiler.passes.rewriter import Rewrite
 
 
 @pattern(DotGeneral)
 def transposed_operand(op: DotGeneral, builder: Builder) -> Rewrite:
-    """A transposed operand is read in place, unless that would reorder the result's axes."""
+    """A transposed operand is read in place, unless that would reorder the result's axes or take contracted axes
+    apart: schedules of matrix products want them adjacent (batch and positions in a convolution's weight gradient).
+    """
     lhs, lhs_batch, lhs_contract = _through_transpose(op.lhs, op.lhs_batch, op.lhs_contract, op.lhs_free)
     rhs, rhs_batch, rhs_contract = _through_transpose(op.rhs, op.rhs_batch, op.rhs_contract, op.rhs_free)
     if lhs is op.lhs and rhs is op.rhs:
@@ -29,9 +31,10 @@ def _through_transpose(
     if inner is None:
         return value, batch, contract
     read = [inner.permutation[a] for a in free]
-    if read != sorted(read):
+    summed = tuple(inner.permutation[a] for a in contract)
+    if read != sorted(read) or (walks_as_one(contract) and not walks_as_one(summed)):
         return value, batch, contract
-    return inner.operand, tuple(inner.permutation[a] for a in batch), tuple(inner.permutation[a] for a in contract)
+    return inner.operand, tuple(inner.permutation[a] for a in batch), summed
 
 
 @pattern(DotGeneral)

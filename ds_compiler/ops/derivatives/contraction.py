@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from ds_compiler.ir import Dim, Value
-from ds_compiler.ir.dims import maximum
+from ds_compiler.ir.dims import floordiv, maximum
 from ds_compiler.ops.contraction import Conv, ConvTranspose, DotGeneral
 from ds_compiler.ops.derivatives.rules import Cotangents, derivative
 from ds_compiler.ops.derivatives.terms import Terms, inverse
@@ -88,39 +88,89 @@ def _spatial(op: Conv | ConvTranspose) -> list[int]:
 
 
 def _input_cotangent(b: Terms, op: Conv, g: Value) -> Value:
-    """The transposed convolution; what no window reached, behind the last one, gets zeros."""
-    shape, axes = op.input.type.shape, _spatial(op)
-    kernel = op.weight.type.shape[2:]
-    high: list[Dim] = []
+    """The transposed convolution, as convolutions: their schedules take weights that are computed.
+
+    What no window reached, behind the last one, gets zeros.
+    """
+    strided = max(op.strides) > 1
+    if not all(isinstance(k, int) for k in op.weight.type.shape[2:]) or (strided and max(op.dilations) > 1):
+        return _transposed(b, op, g)
+    return _interleaved(b, op, g) if strided else _turned(b, op, g)
+
+
+def _crop(b: Terms, op: Conv, x: Value, low: Sequence[Dim]) -> Value:
+    """`x`, which begins `low` in front of the convolution's input, cut or filled up to the input's shape."""
+    shape = op.input.type.shape
+    starts: list[Dim] = [0] * len(shape)
     missing: list[Dim] = [0] * len(shape)
-    for i, axis in enumerate(axes):
-        full = (g.type.shape[axis] - 1) * op.strides[i] + (kernel[i] - 1) * op.dilations[i] + 1
-        cut = full - op.low[i] - shape[axis]
-        high.append(maximum(cut, 0))
-        missing[axis] = maximum(-cut, 0)
-    low = [*op.low]
-    x: Value
-    if set(op.strides) == {1}:
-        x = b.emit(_flipped(b, op, g, low, high))
-    else:
-        x = b.emit(ConvTranspose(g, op.weight, op.strides, tuple(low), tuple(high), op.dilations, op.groups, op.layout))
-    return b.reshape(b.pad(x, [0] * len(shape), missing), shape)
+    for axis, before in zip(_spatial(op), low, strict=True):
+        starts[axis] = before
+        missing[axis] = maximum(before + shape[axis] - x.type.shape[axis], 0)
+    return b.slice(b.pad(x, [0] * len(shape), missing), starts, shape)
 
 
-def _flipped(b: Terms, op: Conv, g: Value, low: Sequence[Dim], high: Sequence[Dim]) -> Conv | ConvTranspose:
-    """With stride 1 the transposed convolution is one by the kernel turned around, if its padding is not negative."""
-    weight, groups = op.weight, op.groups
+def _transposed(b: Terms, op: Conv, g: Value) -> Value:
+    none = (0,) * op.spatial_rank
+    full = ConvTranspose(g, op.weight, op.strides, none, none, op.dilations, op.groups, op.layout)
+    return _crop(b, op, b.emit(full), op.low)
+
+
+def _turned(b: Terms, op: Conv, g: Value) -> Value:
+    """With stride 1: the convolution by the kernel turned around."""
+    spans = [(k - 1) * d for k, d in zip(op.weight.type.shape[2:], op.dilations, strict=True)]
+    # Padding of the input shortens the cotangent's; where it would become negative, the result is cut instead.
+    cut = [maximum(a - span, 0) for a, span in zip(op.low, spans, strict=True)]
+    low = tuple(span - a + c for a, span, c in zip(op.low, spans, cut, strict=True))
+    high = tuple(maximum(span - a, 0) for a, span in zip(op.high, spans, strict=True))
+    ones = (1,) * op.spatial_rank
+    weight = _swapped(b, op.weight, op.groups)
+    return _crop(b, op, b.emit(Conv(g, weight, ones, low, high, op.dilations, op.groups, op.layout)), cut)
+
+
+def _swapped(b: Terms, weight: Value, groups: int) -> Value:
+    """The kernel turned around, input and output channels of each group exchanged."""
     out, per_group, *kernel = weight.type.shape
-    spans = [(k - 1) * d for k, d in zip(kernel, op.dilations, strict=True)]
-    before = [span - a for span, a in zip(spans, low, strict=True)]
-    behind = [span - a for span, a in zip(spans, high, strict=True)]
-    if any(not isinstance(w, int) or w < 0 for w in (*before, *behind)):
-        return ConvTranspose(g, weight, op.strides, tuple(low), tuple(high), op.dilations, groups, op.layout)
     turned = b.flip(weight, range(2, weight.type.rank))
-    split = b.reshape(turned, (groups, out // groups, per_group, *kernel))
+    split = b.reshape(turned, (groups, floordiv(out, groups), per_group, *kernel))
     swapped = b.transpose(split, (0, 2, 1, *range(3, 3 + len(kernel))))
-    turned = b.reshape(swapped, (groups * per_group, out // groups, *kernel))
-    return Conv(g, turned, op.strides, tuple(before), tuple(behind), op.dilations, groups, op.layout)
+    return b.reshape(swapped, (groups * per_group, floordiv(out, groups), *kernel))
+
+
+def _interleaved(b: Terms, op: Conv, g: Value) -> Value:
+    """With strides: places of the input that differ by whole strides meet the same elements of the kernel.
+
+    Each such set of places is a convolution of the cotangent by these elements; the sets interleave.
+    """
+    axes, strides = _spatial(op), op.strides
+    kernel = [int(str(k)) for k in op.weight.type.shape[2:]]
+    counts = [g.type.shape[a] for a in axes]
+    lengths = [n + -(-k // s) - 1 for n, k, s in zip(counts, kernel, strides, strict=True)]
+    ones = (1,) * len(axes)
+    parts: list[Value] = []
+    for phase in itertools.product(*map(range, strides)):
+        taps = [-(-(k - r) // s) if r < k else 0 for k, r, s in zip(kernel, phase, strides, strict=True)]
+        if 0 in taps:
+            shape = list(op.input.type.shape)
+            for axis, length in zip(axes, lengths, strict=True):
+                shape[axis] = length
+            parts.append(b.zeros(g.type.with_shape(shape)))
+            continue
+        weight = b.slice(op.weight, (0, 0, *phase), (*op.weight.type.shape[:2], *taps), (1, 1, *strides))
+        low = tuple(t - 1 for t in taps)
+        high = tuple(length - n for length, n in zip(lengths, counts, strict=True))
+        weight = _swapped(b, weight, op.groups)
+        parts.append(b.emit(Conv(g, weight, ones, low, high, ones, op.groups, op.layout)))
+    for axis, stride in reversed(list(zip(axes, strides, strict=True))):  # the last axis varies fastest
+        parts = [_woven(b, parts[i : i + stride], axis) for i in range(0, len(parts), stride)]
+    return _crop(b, op, parts[0], op.low)
+
+
+def _woven(b: Terms, parts: Sequence[Value], axis: int) -> Value:
+    """Element i of part r becomes element ``i * len(parts) + r`` along an axis."""
+    shape = parts[0].type.shape
+    behind = (*shape[: axis + 1], 1, *shape[axis + 1 :])
+    joined = b.concat([b.reshape(part, behind) for part in parts], axis + 1)
+    return b.reshape(joined, (*shape[:axis], shape[axis] * len(parts), *shape[axis + 1 :]))
 
 
 def _weight_cotangent(b: Terms, op: Conv | ConvTranspose, wide: Value, narrow: Value) -> Value:
