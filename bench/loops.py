@@ -85,6 +85,14 @@ def softmax(b: Builder, x: Value) -> Value:
     return b.emit(Binary(e, spread(b, b.emit(Reduce(e, (rank - 1,), "sum")), x, kept), "div"))
 
 
+def log_softmax(b: Builder, x: Value) -> Value:
+    last = x.type.rank - 1
+    kept = tuple(range(last))
+    shifted = b.emit(Binary(x, spread(b, b.emit(Reduce(x, (last,), "max")), x, kept), "sub"))
+    total = b.emit(Reduce(b.emit(Unary(shifted, "exp")), (last,), "sum"))
+    return b.emit(Binary(shifted, spread(b, b.emit(Unary(total, "log")), x, kept), "sub"))
+
+
 def layer_norm(b: Builder, x: Value, scale: Value, bias: Value) -> Value:
     last = x.type.rank - 1
     kept = tuple(range(last))
@@ -223,6 +231,7 @@ CASES = [
     _map("softmax 12x49x49", (1, 12, 49, 49), softmax, "Softmax", axis=-1),
     _map("softmax 1x1000", (1, 1000), softmax, "Softmax", axis=-1),
     _map("softmax 4096x12", (4096, 12), softmax, "Softmax", axis=-1),
+    _map("log softmax 128x1000", (128, 1000), log_softmax, "LogSoftmax", axis=-1),
     Case(
         "layer norm 128x768", ((128, 768), (768,), (768,)), layer_norm,
         (("LayerNormalization", ("x0", "x1", "x2"), "y", {}),), {},
