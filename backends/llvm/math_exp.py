@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ds_compiler.backends.llvm.builder import FunctionBuilder, V
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of
 from ds_compiler.backends.llvm.math_expr import (
     DOUBLE,
     FLOAT,
@@ -176,7 +176,9 @@ def tanh(fb: FunctionBuilder, x: V) -> V:
     series = [c * 2.0 ** (k + 2) for k, c in enumerate(_expm1_coefficients(f))]
     p = mul_add(r * r, _horner(r, series), r + r)
     t = mul_add(p, power, power - 1.0)
-    return (t / (t + 2.0)).with_sign_of(v).v
+    # Only a zero lost its sign.
+    sign = v.bits() & -(1 << (8 * bytes_of(x.element) - 1))
+    return ((t / (t + 2.0)).bits() | sign).as_float().v
 
 
 def sinh(fb: FunctionBuilder, x: V) -> V:
