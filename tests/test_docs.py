@@ -19,6 +19,8 @@ from tests.cli import tiny
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")])
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LANGUAGES = {"python", "sh", "bash", "dsir", "text"}
+"""``text`` is output; blocks of the others are run or parsed."""
 NOT_RUN = ("dsc demo", "dsc bench")
 """Commands that take long or download; tests of their own run them."""
 
@@ -82,3 +84,11 @@ def test_the_reference_pages_can_be_made(tmp_path: Path) -> None:
 
     for page in write(tmp_path):
         assert len(page.read_text().splitlines()) > 20
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_block_says_its_language(document: Path) -> None:
+    """So that a test above runs it."""
+    fences = [line for line in map(str.strip, document.read_text(encoding="utf-8").splitlines()) if line[:3] == "```"]
+    assert all(line == "```" for line in fences[1::2]), "a block is not closed"
+    assert {line[3:].partition(" ")[0] for line in fences[::2]} <= LANGUAGES
