@@ -311,7 +311,7 @@ def test_every_operation_is_decided() -> None:
     classes = {found[0].__name__ for name in operation_names() if (found := operation_class(name))}
     ruled = {c for c in classes if any(k.__name__ == c for k in _ruled())}
     regions = {"If", "While", "Scan", "Composite", "CustomCall", "StopGradient", "Call", "Vjp", "Jvp"}
-    sources = {"Constant", "Size", "Bind", "Assume", "Iota", "Return", "Yield"}
+    sources = {"Constant", "Size", "Bind", "Assume", "Check", "Iota", "Return", "Yield"}
     assert classes - ruled - regions - sources == {"Fusion"}
 
 
