@@ -14,13 +14,17 @@ from ds_compiler.frontends.torch.registry import find_handler
 _ = operators  # importing the package registers the handlers
 
 
+_KEPT = {"aten.lift.default", "aten.lift_fresh.default"}
+"""They mark constants; functionalization, which comes later, rewrites them."""
+
+
 @functools.cache
 def decompositions() -> dict[Any, Any]:
     """PyTorch's table, without what is imported directly, and our rules."""
     table = {**decomposition_table, **core_aten_decompositions()}
     for op in list(table):
         name = str(op)
-        if find_handler(op) is not None or name.endswith(("_out", ".out")):
+        if find_handler(op) is not None or name in _KEPT or name.endswith(("_out", ".out")):
             del table[op]
     table.update(_OWN)
     return table

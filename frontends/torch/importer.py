@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._prims_common import elementwise_dtypes
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ds_compiler.frontends.torch import operators
 from ds_compiler.frontends.torch.emitter import Emitter
@@ -274,10 +275,11 @@ def _with_units_in_place(extents: Sequence[int], strides: Sequence[int]) -> list
 
 def to_numpy(tensor: Any) -> np.ndarray[Any, Any]:
     """The elements of a tensor as a NumPy array of our element type, row-major."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return np.asarray(tensor.view(torch.int16).numpy()).view(element_type(tensor.dtype).numpy)
-    return np.asarray(tensor.numpy())
+    with unset_fake_temporarily():  # Dynamo calls back ends where all new tensors are fake
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return np.asarray(tensor.view(torch.int16).numpy()).view(element_type(tensor.dtype).numpy)
+        return np.asarray(tensor.numpy())
 
 
 def _promoted(node: Any) -> Any:

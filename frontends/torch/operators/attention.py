@@ -11,6 +11,7 @@ from typing import Any
 from ds_compiler.frontends.torch.emitter import Emitter
 from ds_compiler.frontends.torch.registry import aten
 from ds_compiler.ir import Dim, Expr, Value
+from ds_compiler.ir.dims import floordiv
 from ds_compiler.ir.dtypes import bool_
 from ds_compiler.ops import Predicate
 
@@ -36,6 +37,7 @@ def attention(
     """(result [batch, heads, queries, size], log of the sum of exponentials [batch, heads, queries])"""
     dtype = q.type.dtype
     q, k, v = e.wide(q), e.wide(k), e.wide(v)
+    k, v = _repeated(e, k, q.type.shape[1]), _repeated(e, v, q.type.shape[1])
     scores = _scores(e, q, k, is_causal, attn_mask, scale)
     top = e.reduce(scores, (3,), "max", True)
     weights = e.unary("exp", e.binary("sub", scores, top))
@@ -66,6 +68,8 @@ def attention_backward(
     dtype = q.type.dtype
     grad, q, k, v, out = (e.wide(x) for x in (grad, q, k, v, out))
     logsumexp = e.cast(logsumexp, q.type.dtype)
+    own = k.type.shape[1]
+    k, v = _repeated(e, k, q.type.shape[1]), _repeated(e, v, q.type.shape[1])
     scores = _scores(e, q, k, is_causal, attn_mask, scale)
     batch, heads, queries = scores.type.shape[:3]
     shares = e.unary("exp", e.binary("sub", scores, e.reshape(logsumexp, (batch, heads, queries, 1))))
@@ -77,7 +81,25 @@ def attention_backward(
     grad_scores = e.binary("mul", e.binary("mul", shares, e.binary("sub", grad_shares, along)), _scale(e, q, scale))
     grad_q = e.product(grad_scores, k, _BATCH, (3, 2))
     grad_k = e.product(grad_scores, q, _BATCH, (2, 2))
+    grad_k, grad_v = _gathered(e, grad_k, own), _gathered(e, grad_v, own)
     return e.cast(grad_q, dtype), e.cast(grad_k, dtype), e.cast(grad_v, dtype)
+
+
+def _repeated(e: Emitter, x: Value, heads: Dim) -> Value:
+    """Each head of keys or values for as many of the queries'."""
+    batch, own, *rest = x.type.shape
+    if own == heads:
+        return x
+    spread = e.broadcast(x, (batch, own, floordiv(heads, own), *rest), (0, 1, 3, 4))
+    return e.reshape(spread, (batch, heads, *rest))
+
+
+def _gathered(e: Emitter, grad: Value, own: Dim) -> Value:
+    """The sum over the heads that share one head of keys or values."""
+    batch, heads, *rest = grad.type.shape
+    if own == heads:
+        return grad
+    return e.reduce(e.reshape(grad, (batch, own, floordiv(heads, own), *rest)), (2,), "sum")
 
 
 def _scale(e: Emitter, q: Value, scale: float | None) -> float | Value:

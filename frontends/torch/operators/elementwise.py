@@ -289,3 +289,13 @@ def identity(e: Emitter, x: Value) -> Value:
 @aten("aten.copy.default")
 def copy(e: Emitter, into: Value, x: Value) -> Value:
     return _operand(e, x, e.result.dtype)
+
+
+@aten("aten.hypot.default")
+def hypot(e: Emitter, a: Value, b: Value) -> Value:
+    """Divided by the larger one, so that squares do not overflow."""
+    left, right = (e.unary("abs", _operand(e, x, e.result.dtype)) for x in (a, b))
+    large, small = e.binary("max", left, right), e.binary("min", left, right)
+    ratio = e.binary("div", small, large)
+    length = e.binary("mul", large, e.unary("sqrt", e.binary("add", e.binary("mul", ratio, ratio), 1)))
+    return e.select(e.compare("eq", small, 0), large, length)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ds_compiler.frontends.torch.emitter import Emitter, Operand, axes_of, axis_of
 from ds_compiler.frontends.torch.registry import aten
 from ds_compiler.ir import Dim, Expr, Value
-from ds_compiler.ir.dims import maximum, minimum
-from ds_compiler.ops import Broadcast
+from ds_compiler.ir.dims import maximum, minimum, product
+from ds_compiler.ir.dtypes import i64
+from ds_compiler.ops import Broadcast, Gather, ScatterElements, Slice
 
 
 @aten("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
@@ -75,8 +77,6 @@ def slice_scatter(
         parts = [p for p in (before, e.cast(source, x.type.dtype), after) if p.type.shape[axis] != 0]
         return e.concat(parts, axis)
     # Each element is followed by step - 1 others; a mask tells which are written.
-    from ds_compiler.ops import ScatterElements
-
     index = e.binary("add", e.binary("mul", e.iota(source.type.shape, axis), step), first)
     return e.emit(ScatterElements(x, index, e.cast(source, x.type.dtype), axis, "set"))
 
@@ -139,8 +139,6 @@ def repeat(e: Emitter, x: Value, repeats: Sequence[Dim]) -> Value:
 
 @aten("aten.flip.default", "prims.rev.default")
 def flip(e: Emitter, x: Value, dims: Sequence[int]) -> Value:
-    from ds_compiler.ops import Slice
-
     axes = axes_of(list(dims), x.type.rank) if dims else ()
     starts = tuple(d - 1 if a in axes else 0 for a, d in enumerate(x.type.shape))
     return e.emit(Slice(x, starts, x.type.shape, tuple(-1 if a in axes else 1 for a in range(x.type.rank))))
@@ -163,11 +161,30 @@ def diagonal(e: Emitter, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1
     return e.reduce(e.select(same, x, e.full(0, x.type)), (rank - 1,), "sum")
 
 
+def _row_major(node: Any) -> bool:
+    return bool(node.args[0].meta["val"].is_contiguous())
+
+
+@aten("aten.as_strided.default", when=_row_major)
+def as_strided(
+    e: Emitter, x: Value, size: Sequence[Dim], stride: Sequence[Dim], storage_offset: Dim | None = None
+) -> Value:
+    """Elements at computed places of the operand's memory."""
+    shape = tuple(size)
+    steps: list[Dim] = [1]
+    for extent in reversed(shape[1:]):
+        steps.insert(0, steps[0] * extent)
+    if storage_offset in (None, 0) and list(stride) == steps[: len(shape)] and product(shape) == x.type.elements:
+        return e.reshape(x, shape)
+    place = e.full(storage_offset or 0, x.type.with_shape(shape).with_dtype(i64))
+    for axis, step in enumerate(stride):
+        place = e.binary("add", place, e.binary("mul", e.iota(shape, axis), step))
+    return e.emit(Gather(e.reshape(x, (x.type.elements,)), place, 0))
+
+
 @aten("aten.unfold.default")
 def unfold(e: Emitter, x: Value, dimension: int, size: int, step: int) -> Value:
     """Windows along an axis; their elements become a new last axis."""
-    from ds_compiler.ops import Gather
-
     axis = axis_of(dimension, x.type.rank)
     count = e.result.shape[axis]
     starts = e.binary("mul", e.iota((count, size), 0), step)
