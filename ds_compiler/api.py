@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     verify: bool
     dynamic: bool | Mapping[str, Any] | None
     donate: str | Sequence[str]
+    example_inputs: Any
     precision: None
     memory_budget: None
     mesh: None
@@ -70,6 +71,7 @@ def compile(
     verify: bool = False,
     dynamic: bool | Mapping[str, Any] | None = None,
     donate: str | Sequence[str] = (),
+    example_inputs: Any = None,
     precision: None = None,
     memory_budget: None = None,
     mesh: None = None,
@@ -81,7 +83,7 @@ def compile(
 
     Args:
         model: path of an ONNX model or of IR text (``.dsir``), a serialised model, a message, an IR module (which is
-            not changed), a function of arrays and nested structures of them, or an `nn.Model`.
+            not changed), a function of arrays and nested structures of them, an `nn.Model`, or a `torch.nn.Module`.
         target: ``cpu`` is this machine; or an x86-64 level (``x86-64-v3``), to save an artifact for others.
         threads: how many a call uses; by default one for each core.
         dims: sizes to fix, by the name of the model's dimension. All others stay open: one program serves them all.
@@ -92,10 +94,12 @@ def compile(
             (None: fixed), or a dict from axis to name. Equal names are equal sizes, which each call verifies. True
             opens the first axis of all arguments that are arrays themselves and have it in common, as ``batch``.
         donate: for a function, parameters whose arrays the caller gives up: later calls write results into them.
+        example_inputs: for a `torch.nn.Module`, a tuple of arguments, or a dict of them by name.
         precision, memory_budget, mesh: not built yet.
 
     Returns:
-        `CompiledModel`, or `CompiledFunction` for a function or an `nn.Model`.
+        `CompiledModel`; for a function or an `nn.Model` `CompiledFunction`; for a PyTorch module
+        `ds_compiler.torch.CompiledModule`.
 
     Raises:
         CompileError: the model is malformed, holds what is not supported, or an option is wrong; one line naming
@@ -105,20 +109,27 @@ def compile(
         ValueError: `threads` is out of range; a name in `dynamic` or `donate` is no parameter.
     """
     network = _is_network(model)
-    from_function = model is None or network or _is_function(model)
-    options: dict[str, Any] = {"precision": precision, "memory_budget": memory_budget, "mesh": mesh}
-    options |= {"dims": dims} if from_function else {"dynamic": dynamic, "donate": donate or None}
-    for name, value in options.items():
+    kind = "function" if model is None or network or _is_function(model) else "model"
+    kind = "module" if _is_torch_module(model) else kind
+    refused: dict[str, Any] = {"precision": precision, "memory_budget": memory_budget, "mesh": mesh}
+    refused |= {"dims": dims} if kind != "model" else {"dynamic": dynamic}
+    refused |= {"donate": donate or None} if kind != "function" else {}
+    refused |= {"example_inputs": example_inputs} if kind != "module" else {}
+    for name, value in refused.items():
         if value is not None:
             from ds_compiler.ir.errors import CompileError
 
-            what = "of a function" if from_function else "of a model"
-            raise CompileError(f"compile() {what} does not support {name}= yet (got {value!r})", help="leave it out")
+            what = "a PyTorch module" if kind == "module" else f"a {kind}"
+            raise CompileError(f"compile() of {what} does not support {name}= (got {value!r})", help="leave it out")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     shared: dict[str, Any] = {"target": target, "threads": threads, "cache": cache, "passes": passes, "verify": verify}
-    if not from_function:
+    if kind == "model":
         return compile_source(Source.of(model, dims), **shared)
+    if kind == "module":
+        from ds_compiler.torch.exported import compile_exported
+
+        return compile_exported(model, example_inputs, dynamic, shared)
     from ds_compiler.function import CompiledFunction
 
     donated = (donate,) if isinstance(donate, str) else tuple(donate)
@@ -138,6 +149,11 @@ def _is_function(model: Any) -> bool:
 def _is_network(model: Any) -> bool:
     home = sys.modules.get("ds_compiler.nn.model")  # without it, there are no models
     return home is not None and isinstance(model, home.Model)
+
+
+def _is_torch_module(model: Any) -> bool:
+    torch = sys.modules.get("torch")  # who has a module has imported it
+    return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def compile_source(

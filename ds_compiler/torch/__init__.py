@@ -6,6 +6,21 @@ Read: `backend` (compiles graphs), `program` (one call), `partition` (what canno
       `exported` (whole modules).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ds_compiler.torch.accounts import GraphReport, report, reset
 
-__all__ = ["GraphReport", "report", "reset"]
+if TYPE_CHECKING:
+    from ds_compiler.torch.exported import CompiledModule
+
+__all__ = ["CompiledModule", "GraphReport", "report", "reset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CompiledModule":
+        from ds_compiler.torch.exported import CompiledModule
+
+        return CompiledModule
+    raise AttributeError(f"module 'ds_compiler.torch' has no attribute {name!r}")

@@ -17,6 +17,7 @@ class GraphReport:
         fallbacks: those that PyTorch runs, by name.
         programs: the compiled programs (one unless fallbacks split the graph), as `CompiledModel.report` tells.
         seconds: to compile it.
+        error: why PyTorch runs the whole graph, if it does.
     """
 
     kind: str
@@ -24,12 +25,13 @@ class GraphReport:
     fallbacks: Counter[str]
     programs: tuple[Any, ...]
     seconds: float
+    error: str = ""
 
     def __str__(self) -> str:
         left = ", ".join(f"{name} x{count}" for name, count in self.fallbacks.most_common()) or "none"
         return (
             f"{self.kind}: {self.operators} operators, {len(self.programs)} programs, fallbacks: {left}, "
-            f"compiled in {self.seconds:.2f} s"
+            f"compiled in {self.seconds:.2f} s{f', left to PyTorch: {self.error}' if self.error else ''}"
         )
 
 

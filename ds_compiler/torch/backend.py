@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,21 +43,24 @@ def ds(graph: GraphModule, example_inputs: Sequence[Any], **options: Any) -> Cal
 def compile_graph(
     graph: GraphModule, example_inputs: Sequence[Any], *, kind: str, options: dict[str, Any]
 ) -> Callable[[list[Any]], list[Any]]:
-    """A graph of ATen operators as a function that takes its arguments in a list, which it empties."""
+    """A graph of ATen operators as a function that takes its arguments in a list, which it empties.
+
+    What cannot be compiled is left to PyTorch: single operators, or with a warning a graph that fails as a whole.
+    """
     start = time.perf_counter()
+    every = partition.operators(graph)
     fallbacks = partition.unsupported(graph)
     programs: list[Program] = []
-    call: Callable[..., Any]
-    if not partition.operators(graph):
-        call = graph.forward
-    elif fallbacks:
-        call = _split(graph, programs, options)
-    else:
-        call = _compiled(graph, options)
-        programs.append(call)
-    count = len(partition.operators(graph))
-    reports = tuple(p.model for p in programs)
-    record(GraphReport(kind, count, fallbacks, reports, time.perf_counter() - start))
+    call: Callable[..., Any] = graph.forward
+    error = ""
+    try:
+        if every and len(every) > fallbacks.total():
+            call = _split(graph, programs, options) if fallbacks else _whole(graph, programs, options)
+    except CompileError as found:
+        error, programs, fallbacks = str(found), [], Counter(str(n.target) for n in every)
+        warnings.warn(f"ds: PyTorch runs a {kind} graph, which does not compile: {error}", stacklevel=2)
+    models = tuple(p.model for p in programs)
+    record(GraphReport(kind, len(every), fallbacks, models, time.perf_counter() - start, error))
 
     def boxed(arguments: list[Any]) -> list[Any]:
         taken = tuple(arguments)
@@ -64,6 +69,11 @@ def compile_graph(
 
     boxed._boxed_call = True  # type: ignore[attr-defined]
     return boxed
+
+
+def _whole(graph: GraphModule, programs: list[Program], options: dict[str, Any]) -> Program:
+    programs.append(_compiled(graph, options))
+    return programs[0]
 
 
 def _compiled(graph: GraphModule, options: dict[str, Any]) -> Program:

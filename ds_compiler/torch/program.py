@@ -33,7 +33,7 @@ class Program:
     """
 
     def __init__(self, imported: Imported, model: CompiledModel) -> None:
-        self.model, self._imported = model, imported
+        self.model, self._imported, self.arguments = model, imported, imported.arguments
         self._executable = model.executable
         self._indices = [a.index for a in imported.arguments]
         self._static = all(a.type.is_static for a in imported.arguments) and not imported.sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +51,7 @@ class Emitter:
         self.results: tuple[TensorType | None, ...] = ()
         self.promoted: DType = f32
         self._assumed: set[tuple[Dim, Dim]] = set()
+        self._made: dict[tuple[Any, ...], Value] = {}
 
     @property
     def result(self) -> TensorType:
@@ -109,16 +110,24 @@ class Emitter:
         if isinstance(value, Value):
             return self.cast(value, dtype)
         if isinstance(value, Expr):
-            return self.cast(self.emit(Size(value)), dtype)
+            return self._once(("size", value, dtype), lambda: self.cast(self.emit(Size(value)), dtype))
         with np.errstate(over="ignore"):
-            return self.constant(np.asarray(value).astype(dtype.numpy))
+            array = np.asarray(value).astype(dtype.numpy)
+        return self._once(("number", array.tobytes(), dtype), lambda: self.constant(array))
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Value]) -> Value:
+        """What `make` emitted for the key at first: graphs repeat their small constants a hundred times."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def full(self, value: Operand, like: TensorType) -> Value:
         """A tensor of type `like` that holds `value` everywhere."""
-        return self.broadcast_to(self.scalar(value, like.dtype), like.shape)
+        scalar = self.scalar(value, like.dtype)
+        return self._once(("full", scalar, like), lambda: self.broadcast_to(scalar, like.shape))
 
     def iota(self, shape: Sequence[Dim], axis: int, dtype: DType = i64) -> Value:
-        return self.emit(Iota(tuple(shape), axis, dtype))
+        return self._once(("iota", tuple(shape), axis, dtype), lambda: self.emit(Iota(tuple(shape), axis, dtype)))
 
     # -- movement; each returns its operand where it would do nothing ----------------------------------
     def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:

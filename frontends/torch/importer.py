@@ -121,8 +121,8 @@ def import_graph(
         graph: `torch.fx.Graph` whose nodes hold fake tensors in ``meta["val"]``.
         constants: the tensor that an attribute's name (of ``get_attr``, or of a placeholder that is a parameter) stands
             for, or None if it is an input.
-        preserve_strides: results get the order of axes in memory that PyTorch would give them; otherwise all are
-            row-major.
+        preserve_strides: arguments and results have their axes in memory in the order that PyTorch gives them;
+            otherwise all are row-major.
 
     Raises:
         CompileError: an operator, element type or size is not supported; one line that names the node.
@@ -170,7 +170,7 @@ class _Importer:
                 sizes.append((str(dim), index))
         elif isinstance(fake, torch.Tensor):
             logical = tensor_type(fake)
-            order = memory_order(fake)
+            order = memory_order(fake) if self.preserve_strides else None
             type_ = logical if order is None else logical.with_shape([logical.shape[a] for a in order])
             value: Value = self.block.add_argument(type_, _identifier(node.name))
             self.arguments.append(Argument(index, order, type_))

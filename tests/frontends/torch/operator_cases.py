@@ -99,7 +99,10 @@ CASES: dict[str, Case] = {
         lambda x: x.new_zeros(3) + torch.arange(3) + torch.full((3,), 2.0) + torch.ones_like(x[:, 0, 0]),
         (A,),
     ),
-    "arange": (lambda x: (torch.arange(1, 9, 2) + x.sum(), torch.linspace(0, 1, 5) * x, torch.eye(5) @ x[0].T), (A,)),
+    "arange": (
+        lambda x: (torch.arange(1, 9, 2) + x.sum(), torch.linspace(0, 1, 5) * x, torch.eye(5, dtype=x.dtype) @ x[0].T),
+        (A,),
+    ),
     # products
     "mm": (lambda x, y: (x @ y, x.t() @ x, torch.outer(x[0], y[0])), ((6, 4), (4, 7))),
     "bmm": (lambda x, y: (x @ y, torch.matmul(x, y[0])), ((3, 4, 5), (3, 5, 2))),
@@ -114,7 +117,7 @@ CASES: dict[str, Case] = {
     "rms_norm": (lambda x, w: F.rms_norm(x, (5,), w), (A, (5,))),
     "instance_norm": (F.instance_norm, (A,)),
     "batch_norm": (
-        lambda x, w, b: F.batch_norm(x, torch.zeros(4), torch.ones(4), w, b, training=True),
+        lambda x, w, b: F.batch_norm(x, w.detach() * 0, w.detach() * 0 + 1, w, b, training=True),
         (A, (4,), (4,)),
     ),
     "batch_norm_eval": (lambda x, m, v: F.batch_norm(x, m.detach(), v.detach().abs() + 0.5), (A, (4,), (4,))),
