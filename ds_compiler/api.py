@@ -120,7 +120,7 @@ def compile(
             from ds_compiler.ir.errors import CompileError
 
             what = "a PyTorch module" if kind == "module" else f"a {kind}"
-            raise CompileError(f"compile() of {what} does not support {name}= (got {value!r})", help="leave it out")
+            raise CompileError(f"compile() of {what} does not support {name}= yet (got {value!r})", help="leave it out")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     shared: dict[str, Any] = {"target": target, "threads": threads, "cache": cache, "passes": passes, "verify": verify}

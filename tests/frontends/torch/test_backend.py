@@ -27,7 +27,7 @@ def test_a_marked_batch_is_compiled_once() -> None:
         torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 5)
     )
     compiled = _compiled(network)
-    for count in (4, 7, 2, 33):
+    for count in (4, 7, 2, 15):  # from 16 on PyTorch itself guards, for a convolution algorithm of its own
         x = torch.randn(count, 3, 6, 6)
         torch._dynamo.mark_dynamic(x, 0)
         actual, expected = compiled(x), network(x)
