@@ -99,7 +99,7 @@ def compile(
 
     Returns:
         `CompiledModel`; for a function or an `nn.Model` `CompiledFunction`; for a PyTorch module
-        `ds_compiler.torch.CompiledModule`.
+        `ds_compiler.torch.ExportedModule`.
 
     Raises:
         CompileError: the model is malformed, holds what is not supported, or an option is wrong; one line naming

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from ds_compiler.torch.accounts import GraphReport, report, reset
 
 if TYPE_CHECKING:
-    from ds_compiler.torch.exported import CompiledModule
+    from ds_compiler.torch.exported import ExportedModule
 
-__all__ = ["CompiledModule", "GraphReport", "report", "reset"]
+__all__ = ["ExportedModule", "GraphReport", "report", "reset"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "CompiledModule":
-        from ds_compiler.torch.exported import CompiledModule
+    if name == "ExportedModule":
+        from ds_compiler.torch.exported import ExportedModule
 
-        return CompiledModule
+        return ExportedModule
     raise AttributeError(f"module 'ds_compiler.torch' has no attribute {name!r}")

@@ -18,7 +18,7 @@ from ds_compiler.runtime.errors import InputError
 from ds_compiler.torch.program import Program
 
 
-class CompiledModule:
+class ExportedModule:
     """Called like the module it was made from, with tensors; results carry no gradient.
 
     Attributes:
@@ -63,7 +63,7 @@ class CompiledModule:
         self.model.save(path)
 
 
-def compile_exported(module: Any, example_inputs: Any, dynamic: Any, options: dict[str, Any]) -> CompiledModule:
+def compile_exported(module: Any, example_inputs: Any, dynamic: Any, options: dict[str, Any]) -> ExportedModule:
     """Export a module and compile it.
 
     Args:
@@ -101,7 +101,7 @@ def compile_exported(module: Any, example_inputs: Any, dynamic: Any, options: di
     placeholders = [n.name for n in exported.graph.nodes if n.op == "placeholder"]
     places = [placeholders.index(name) for name in placeholders if name not in names]
     spec = exported.call_spec
-    return CompiledModule(Program.of(imported, **options), places, len(placeholders), spec.in_spec, spec.out_spec)
+    return ExportedModule(Program.of(imported, **options), places, len(placeholders), spec.in_spec, spec.out_spec)
 
 
 def _dynamic_shapes(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> Any:
