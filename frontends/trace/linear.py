@@ -86,6 +86,9 @@ def vecdot(x1: ArrayLike, x2: ArrayLike, /, *, axis: int = -1) -> TracedArray:
     rank = min(a.type.rank, b.type.rank)
     if not -rank <= axis < 0:
         raise located(f"vecdot: axis {axis} is not one of the last {rank}, counted from the end")
+    m, n = a.type.shape[axis], b.type.shape[axis]
+    if isinstance(m, int) and isinstance(n, int) and m != n:
+        raise located(f"vecdot: the axis has size {m} in one array and {n} in the other")
     a, b = compose.aligned(a, b)
     return wrap(compose.reduce(compose.binary("mul", a, b), [axis_of(axis, a.type.rank)], "sum"))
 

@@ -80,7 +80,7 @@ def moveaxis(x: ArrayLike, source: int | Sequence[int], destination: int | Seque
 
 
 @public
-def expand_dims(x: ArrayLike, /, *, axis: int | Sequence[int] = 0) -> TracedArray:
+def expand_dims(x: ArrayLike, /, axis: int | Sequence[int] = 0) -> TracedArray:
     """New axes of size 1."""
     value = read(x)
     count = len(axis) if isinstance(axis, Sequence) else 1

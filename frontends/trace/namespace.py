@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins as _builtins
 import math as _math
+from types import SimpleNamespace as _SimpleNamespace
 from typing import Any as _Any
 
 import ml_dtypes as _ml_dtypes
@@ -314,7 +315,10 @@ float16, float32, float64 = (_DTYPES[f"float{n}"] for n in (16, 32, 64))
 def finfo(type: _Any, /) -> _Any:
     """Limits of a floating-point type (or of an array's)."""
     known: _Any = _ml_dtypes
-    return known.finfo(getattr(type, "dtype", type))
+    dtype = _np.dtype(getattr(type, "dtype", type))
+    found = known.finfo(dtype)
+    names = ("eps", "max", "min", "smallest_normal")
+    return _SimpleNamespace(bits=int(found.bits), dtype=dtype, **{name: float(getattr(found, name)) for name in names})
 
 
 def iinfo(type: _Any, /) -> _Any:
@@ -367,7 +371,7 @@ class _Info:
         return {"real floating": float32, "integral": int64, "indexing": int64}
 
     def dtypes(self, *, device: _Any = None, kind: _Any = None) -> dict[str, _Any]:
-        standard = {name: dtype for name, dtype in _DTYPES.items() if name != "bfloat16"}
+        standard = {name: dtype for name, dtype in _DTYPES.items() if name not in ("bfloat16", "float16")}
         return {name: dtype for name, dtype in standard.items() if kind is None or isdtype(dtype, kind)}
 
 
