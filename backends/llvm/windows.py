@@ -114,6 +114,22 @@ def _pack_at_run_time(frame: KernelFrame, convolution: Convolution, weight: V, t
     return shape.groups * panels * taps * depth * width * bytes_of(element)
 
 
+def _pack_depthwise_at_run_time(frame: KernelFrame, convolution: Convolution, weight: V, to: V) -> int:
+    """Emit what `pack_depthwise_weight` does, into this task's own scratch at `to`; the bytes it takes."""
+    fb, shape, element = frame.fb, convolution.shape, convolution.element
+    taps, lanes = shape.kernel[0] * shape.kernel[1], frame.target.lanes(element)
+    row, zero = -(-shape.co // lanes) * lanes, fb.i64(0)
+    with (
+        fb.loop(zero, fb.i64(shape.co), hint="channel") as channel,
+        fb.loop(zero, fb.i64(taps), hint="tap") as tap,
+    ):
+        source = fb.add(fb.mul(channel.index, fb.i64(taps)), tap.index)
+        target = fb.add(fb.mul(tap.index, fb.i64(row)), channel.index)
+        # Columns past the last channel keep what was there: they are computed, not stored.
+        fb.store(fb.load(element, fb.gep(element, weight, source)), fb.gep(element, to, target))
+    return taps * row * bytes_of(element)
+
+
 def emit_convolution(frame: KernelFrame) -> KernelInfo:
     """A ``conv`` or ``conv_transpose`` fusion, channels last, then elementwise operations.
 
@@ -154,10 +170,12 @@ def emit_convolution(frame: KernelFrame) -> KernelInfo:
         name = f"{convolution.algorithm} {static}"
         packed[constant] = Packing(name, lambda a: convolution.pack(a.reshape(weight_shape)))
     else:
-        convolution = Convolution("product", shape, frame.target, element)
+        depthwise = shape.groups == shape.ci > 1
+        convolution = Convolution("depthwise" if depthwise else "product", shape, frame.target, element)
         scratch_bytes = -(-convolution.scratch_bytes() // 64) * 64
         weight = fb.gep("i8", scratch, fb.i64(scratch_bytes))
-        scratch_bytes += _pack_at_run_time(frame, convolution, frame.pointer(op.weight), weight)
+        pack = _pack_depthwise_at_run_time if depthwise else _pack_at_run_time
+        scratch_bytes += pack(frame, convolution, frame.pointer(op.weight), weight)
     convolution.emit(
         fb,
         shape=shape,

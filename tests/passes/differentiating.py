@@ -124,5 +124,5 @@ def check_native(module: Module, inputs: Sequence[Array], *, name: str = "f", rt
     seeds = {reverse.name: call(module, name, inputs), forward.name: [inputs[i] for i in wrt]}
     for made in (reverse, forward):
         program = expanded(Module([*module.clone().functions.values(), made]), made.name)
-        run(program, "cleanup", verify=True)
+        run(program, "cleanup,layout,cleanup", verify=True)
         check_program(program, inputs=[*inputs, *random_like(rng, seeds[made.name])], threads=(1, 2), rtol=rtol)
