@@ -1,12 +1,12 @@
 """Scalar and vector code of the elementwise operations, on values in registers.
 
-Element types compute as: f32 and f64 as themselves, f16 and bf16 as f32 (rounded at each cast and store), integers
-as themselves, bool as i1.
+Element types compute as: f32 and f64 as themselves, narrower floats as f32 (rounded at each cast and store), integers
+as themselves (those below 8 bits as i8), bool as i1.
 """
 
 from __future__ import annotations
 
-from ds_compiler.backends.llvm import math
+from ds_compiler.backends.llvm import math, narrow
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V, constant, vector_of
 from ds_compiler.ir.dtypes import DType
 from ds_compiler.ir.errors import CompileError
@@ -51,8 +51,10 @@ def compute_type(dtype: DType) -> str:
     Raises:
         CompileError: the back end has no code for the type yet.
     """
-    if dtype.is_integer and dtype.bits >= 8:
-        return f"i{dtype.bits}"
+    if dtype.is_integer:
+        return f"i{max(dtype.bits, 8)}"
+    if narrow.is_narrow(dtype):
+        return "float"
     if dtype.name not in _COMPUTE:
         raise CompileError(f"element type {dtype} is not supported by the CPU back end")
     return _COMPUTE[dtype.name]
@@ -60,27 +62,31 @@ def compute_type(dtype: DType) -> str:
 
 def memory_type(dtype: DType) -> str:
     """LLVM type that elements of `dtype` have in memory."""
-    return _MEMORY.get(dtype.name) or compute_type(dtype)
+    return "i8" if narrow.is_narrow(dtype) else _MEMORY.get(dtype.name) or compute_type(dtype)
 
 
 def from_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
     """What was loaded as `memory_type`, as `compute_type`."""
     if dtype.kind == "b":
         return fb.icmp("ne", value, constant(value.type, 0))
+    if narrow.is_narrow(dtype):
+        return narrow.from_byte(fb, value, dtype)
     if dtype.name not in _NARROW:
         return value
-    narrow = fb.cast("bitcast", value, vector_of(_NARROW[dtype.name], value.lanes))
-    return math.to_f32(fb, narrow, f16c=fb.module.half_conversions)
+    half = fb.cast("bitcast", value, vector_of(_NARROW[dtype.name], value.lanes))
+    return math.to_f32(fb, half, f16c=fb.module.half_conversions)
 
 
 def to_memory(fb: FunctionBuilder, value: V, dtype: DType) -> V:
     """The inverse of `from_memory`."""
     if dtype.kind == "b":
         return fb.cast("zext", value, vector_of("i8", value.lanes))
+    if narrow.is_narrow(dtype):
+        return narrow.to_byte(fb, value, dtype)
     if dtype.name not in _NARROW:
         return value
-    narrow = math.from_f32(fb, value, _NARROW[dtype.name], f16c=fb.module.half_conversions)
-    return fb.cast("bitcast", narrow, vector_of("i16", value.lanes))
+    half = math.from_f32(fb, value, _NARROW[dtype.name], f16c=fb.module.half_conversions)
+    return fb.cast("bitcast", half, vector_of("i16", value.lanes))
 
 
 def select_max(fb: FunctionBuilder, kind: str, a: V, b: V, dtype: DType) -> V:
@@ -195,6 +201,8 @@ def binary(fb: FunctionBuilder, kind: str, a: V, b: V, dtype: DType) -> V:
         case "shl" | "shr":
             bits = dtype.bits
             opcode = "shl" if kind == "shl" else "ashr" if signed else "lshr"
+            if opcode == "ashr":  # beyond the width the sign is left
+                return fb.binary(opcode, a, fb.intrinsic("umin", b, constant(b.type, bits - 1)))
             inside = fb.icmp("ult", b, constant(b.type, bits))
             amount = fb.select(inside, b, constant(b.type, 0))
             return fb.select(inside, fb.binary(opcode, a, amount), constant(a.type, 0))
@@ -223,20 +231,30 @@ def cast(fb: FunctionBuilder, x: V, source: DType, to: DType) -> V:
     if source.is_float and to.is_float:
         if compute_type(source) != compute_type(to):
             x = fb.cast("fpext" if to.bits > source.bits else "fptrunc", x, type_)
-        narrow = to.name in ("f16", "bf16")
-        return from_memory(fb, to_memory(fb, x, to), to) if narrow else x
+        return _rounded(fb, x, to)
     if source.is_float:
         name = "fptosi" if to.kind == "i" else "fptoui"
         from ds_compiler.backends.llvm.builder import intrinsic_suffix
 
         full = f"llvm.{name}.sat.{intrinsic_suffix(type_)}.{intrinsic_suffix(x.type)}"
-        return fb.call(fb.module.declare(full, type_, [x.type]), type_, x)
+        result = fb.call(fb.module.declare(full, type_, [x.type]), type_, x)
+        if to.bits < 8:
+            low, high = (constant(type_, limit) for limit in to.limits)
+            sign = "s" if to.kind == "i" else "u"
+            result = fb.intrinsic(f"{sign}min", fb.intrinsic(f"{sign}max", result, low), high)
+        return result
     if to.is_float:
         x = fb.cast("sitofp" if source.kind == "i" else "uitofp", x, type_)
-        narrow = to.name in ("f16", "bf16")
-        return from_memory(fb, to_memory(fb, x, to), to) if narrow else x
-    if to.bits == source.bits:
+        return _rounded(fb, x, to)
+    if max(to.bits, 8) < source.bits:
+        x = fb.cast("trunc", x, type_)
+    elif to.bits > max(source.bits, 8):
+        x = fb.cast("sext" if source.kind == "i" else "zext", x, type_)
+    return _rounded(fb, x, to) if to.bits < 8 else x
+
+
+def _rounded(fb: FunctionBuilder, x: V, dtype: DType) -> V:
+    """What remains of a value in registers when memory has held it."""
+    if compute_type(dtype) == memory_type(dtype) and dtype.bits >= 8:
         return x
-    if to.bits < source.bits:
-        return fb.cast("trunc", x, type_)
-    return fb.cast("sext" if source.kind == "i" else "zext", x, type_)
+    return from_memory(fb, to_memory(fb, x, dtype), dtype)
