@@ -146,6 +146,7 @@ empty, empty_like = zeros, zeros_like
 def _below(rows: Dim, columns: Dim, k: int, kind: str) -> Value:
     """Whether column - row relates to `k` as `kind` says."""
     row, column = iota((rows, columns), 0, i64), iota((rows, columns), 1, i64)
+    k = max(-(2**62), min(k, 2**62))  # beyond, no diagonal differs
     return compose.compare(kind, compose.binary("sub", column, row), k)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ds_compiler.ir import CompileError
 
 
-class TraceError(CompileError, TypeError):
+class TraceError(CompileError, TypeError, ValueError):
     """Python asked a traced array for something that only running the program tells, or used it wrongly.
 
-    It is a `TypeError` too, since it is what Python's own protocols (``bool``, ``int``, ``iter`` …) expect.
+    It is a `TypeError` too, which Python's own protocols (``bool``, ``int``, ``iter`` …) expect, and a `ValueError`,
+    which the array API standard asks for where sizes do not fit.
     """

@@ -348,11 +348,8 @@ def isdtype(dtype: _Any, kind: _Any) -> _Any:
 
 
 def can_cast(from_: _Any, to: _Any, /) -> _Any:
-    """Whether promotion leads from one type to another."""
-    try:
-        return result_type(getattr(from_, "dtype", from_), to) == _np.dtype(to)
-    except TypeError:
-        return False
+    """Whether a type holds all values of another (for types of one kind: whether promotion leads there)."""
+    return _np.can_cast(getattr(from_, "dtype", from_), to)
 
 
 class _Info:
