@@ -131,7 +131,11 @@ def elements(dtype: DType, shape: Sequence[int]) -> st.SearchStrategy[Array]:
     if dtype.kind == "s":
         texts = st.lists(st.text(max_size=3), min_size=count, max_size=count)
         return texts.map(lambda t: np.array([*t, None], object)[:-1].reshape(shape))
-    low, high = (0, 255) if dtype.bits > 4 and dtype.kind != "b" else (0, 1 if dtype.kind == "b" else 7)
+    low, high = (
+        (0, 255)
+        if dtype.bits >= 8 and dtype.kind != "b"
+        else (0, 1 if dtype.kind == "b" else (1 << (dtype.bits - 1)) - 1)
+    )
     special = [low, high, *((0x7F, 0x80, 0xF0, 0x3F, 0xC0) if high == 255 else ())]
     byte = st.sampled_from(special) | st.integers(low, high)
     few = st.lists(byte, min_size=1, max_size=24)  # repeated: drawing every byte of a large array is slow
