@@ -8,7 +8,7 @@ the call.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from ds_compiler.function import CompiledFunction
@@ -33,13 +33,15 @@ def changed_buffers(model: Model, before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _compiled(cls: type[Model]) -> CompiledFunction[..., tuple[Any, dict[str, Any]]]:
+def _compiled(cls: Hashable) -> CompiledFunction[..., tuple[Any, dict[str, Any]]]:
+    assert isinstance(cls, type) and issubclass(cls, Model)
     return CompiledFunction(_functional(cls), {}, None, ())
 
 
 def call(model: Model, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run ``forward`` on NumPy arrays; set the buffers that it changes."""
-    result, buffers = _compiled(type(model))(model, *args, **kwargs)
+    cls: Hashable = type(model)  # type: ignore[assignment]
+    result, buffers = _compiled(cls)(model, *args, **kwargs)
     model.assign(buffers)
     return result
 

@@ -122,7 +122,7 @@ def cross_entropy(
     x, wanted = xp.asarray(logits), xp.asarray(target)
     if wanted.dtype.kind == "f" and wanted.shape == x.shape:
         log_probabilities = log_softmax(x, axis)
-        spread = (1 - label_smoothing) * wanted + label_smoothing / x.shape[axis]
+        spread = (1 - label_smoothing) * wanted + label_smoothing / xp.asarray(x.shape[axis], dtype=x.dtype)
         return _reduced(-xp.sum(spread * log_probabilities, axis=axis), reduction)
     x, wanted = _classes("cross_entropy", x, wanted, axis)
     return _negative_likelihood(log_softmax(x), wanted, ignore_index, label_smoothing, reduction)

@@ -187,7 +187,8 @@ class Model:
     def copy(self) -> Self:
         """A model of the same arrays; assigning to one does not change the other."""
         children, form = _flatten(self)
-        return _unflatten(form, [c.copy() if isinstance(c, Model) else c for c in children])
+        made: Self = _unflatten(form, [c.copy() if isinstance(c, Model) else c for c in children])
+        return made
 
     # -- modes --------------------------------------------------------------------------------------
     def train(self, mode: bool = True) -> Self:

@@ -9,6 +9,7 @@ from ds_compiler.frontends.trace import namespace as xp
 from ds_compiler.frontends.trace.array import ArrayLike, TracedArray, read, together, wrap
 from ds_compiler.frontends.trace.frame import current, located
 from ds_compiler.frontends.trace.public import public
+from ds_compiler.ir import Dim
 from ds_compiler.ops import Conv, ReduceWindow
 
 Pair = int | Sequence[int]
@@ -52,9 +53,9 @@ def conv2d(
     if padding == "same":
         if strides != (1, 1):
             raise located("conv2d: padding='same' needs stride 1")
-        spans = [(k - 1) * d for k, d in zip(map(int, values[1].type.shape[2:]), dilations)]
-        low: tuple[int, ...] = tuple(s // 2 for s in spans)
-        high = tuple(s - s // 2 for s in spans)
+        spans = [(k - 1) * d for k, d in zip(values[1].type.shape[2:], dilations)]
+        low: tuple[Dim, ...] = tuple(s // 2 for s in spans)
+        high: tuple[Dim, ...] = tuple(s - s // 2 for s in spans)
     else:
         if isinstance(padding, str) and padding != "valid":
             raise located(f"conv2d: padding is numbers, 'same' or 'valid', not {padding!r}")
