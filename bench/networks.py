@@ -198,4 +198,4 @@ CASES: dict[str, Case] = {
     "resnet": Case(ResNet, _images(32, 32), _torch_resnet),
     "transformer": Case(Transformer, _texts(8, 128, 512), _torch_transformer),
 }
-"""What is timed: MLP 784-256-10 on 64 rows; a ResNet of 3 blocks on 32 images 32x32; 4 layers, d=256, on 8x128 tokens."""
+"""What is timed: an MLP on 64 rows; a ResNet of 3 blocks on 32 images of 32x32; 4 layers, d=256, on 8x128 tokens."""
