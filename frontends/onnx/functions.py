@@ -88,7 +88,11 @@ def standard_function(
     if schema is None:
         return None
     if _has_body(schema):
-        return schema.function_body
+        body = FunctionProto()
+        body.CopyFrom(schema.function_body)
+        defaults = (attribute.default_value for attribute in schema.attributes.values())
+        body.attribute_proto.extend(default for default in defaults if default.type)
+        return body
     if not _is_contextual(schema):
         return None
     protos = [_type_proto(t).SerializeToString() for t in types]

@@ -11,7 +11,7 @@ from ds_compiler.ir.dims import floordiv, maximum
 from ds_compiler.ops import Conv, ConvTranspose, Pad
 
 
-def _kernel(n: Node, x: Value, weight: Value) -> tuple[int, ...]:
+def kernel_sizes(n: Node, x: Value, weight: Value) -> tuple[int, ...]:
     """The kernel's sizes, as the weight and the attribute say them."""
     if x.type.rank < 3 or weight.type.rank != x.type.rank:
         n.fail(f"input is {x.type}, weight is {weight.type}")
@@ -34,7 +34,7 @@ def _biased(e: Emitter, n: Node, result: Value) -> Value:
 @onnx_op("Conv")
 def conv(e: Emitter, n: Node) -> Value:
     x, weight = n.input(0), n.input(1)
-    w = read_windows(n, x.type.shape[2:], _kernel(n, x, weight))
+    w = read_windows(n, x.type.shape[2:], kernel_sizes(n, x, weight))
     result = e.emit(Conv(x, weight, w.strides, w.low, w.high, w.dilations, n.int("group", 1)))
     return _biased(e, n, result)
 
@@ -43,7 +43,7 @@ def conv(e: Emitter, n: Node) -> Value:
 def conv_transpose(e: Emitter, n: Node) -> Value:
     """Output elements that ``output_padding`` or ``output_shape`` adds behind the last tap hold the bias alone."""
     x, weight = n.input(0), n.input(1)
-    kernel = _kernel(n, x, weight)
+    kernel = kernel_sizes(n, x, weight)
     rank = len(kernel)
     strides, dilations = per_axis(n, "strides", rank), per_axis(n, "dilations", rank)
     extra = n.ints("output_padding", (0,) * rank)
