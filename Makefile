@@ -9,7 +9,7 @@ help:
 	@echo "make test    all tests that do not take minutes"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy --strict and the import directions, on the wheel"
-	@echo "make conformance  ONNX's backend test suite: passed, failed and excluded cases of each group (10 minutes)"
+	@echo "make conformance  ONNX's backend test suite: passed, failed and excluded cases of each group (5 minutes)"
 	@echo "make bench   every model against onnxruntime; writes bench/RESULTS.md (an hour)"
 	@echo "make docs    the reference pages that are made from the code, in docs/reference"
 

@@ -26,6 +26,7 @@ from ds_compiler.frontends.onnx.operators import (
     reduction,
     reshaping,
     resize,
+    sampling,
     slicing,
     softmax,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "reduction",
     "reshaping",
     "resize",
+    "sampling",
     "slicing",
     "softmax",
 ]
