@@ -2,6 +2,8 @@
 
     python -m docs.make_reference [FOLDER]      # default: docs/reference
 
+It also writes docs/operators.md, which the suite's last stored outcome goes into (``make conformance``).
+
 Each page is one function here.
 """
 
@@ -18,6 +20,7 @@ from ds_compiler.cli.writing import write_text
 from ds_compiler.frontends.onnx import supported_operators
 from ds_compiler.ir import operation_class, operation_names
 from ds_compiler.passes import PASSES, PIPELINES
+from tests.conformance.report import operators_page
 
 
 def commands() -> str:
@@ -78,5 +81,6 @@ def write(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
+    write_text(Path(__file__).with_name("operators.md"), operators_page())
     for page in write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "reference"):
         print(page)

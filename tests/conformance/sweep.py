@@ -94,6 +94,16 @@ def sweep(beginnings: list[str]) -> list[Outcome]:
         outcomes.append(Outcome(begun["begins"], begun["group"], "failed", f"the process ended: {child.returncode}"))
 
 
+def store(outcomes: list[Outcome]) -> None:
+    """Write the outcomes; cases that were not run keep what is stored."""
+    entries = {o.name: asdict(o) for o in outcomes}
+    if RESULTS.exists():
+        stored = {entry["name"]: entry for entry in json.loads(RESULTS.read_text(encoding="utf-8"))}
+        entries = {**stored, **entries}
+    lines = ",\n".join(json.dumps(entry) for entry in entries.values())
+    RESULTS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
 def summary(outcomes: list[Outcome]) -> str:
     """The table of counts."""
     counts = Counter((o.group, o.status) for o in outcomes)
@@ -122,8 +132,7 @@ def main() -> int:
         print(f"{o.name}: {o.detail}")
     print(summary(outcomes))
     if options.write:
-        text = json.dumps([asdict(o) for o in outcomes], indent=0)
-        RESULTS.write_text(text + "\n", encoding="utf-8")
+        store(outcomes)
     return 1 if failed else 0
 
 
