@@ -144,11 +144,13 @@ def twin(case: Case, model: nn.Model) -> Any:
 
 
 def _vectors(rows: int, width: int, classes: int) -> Callable[[int], Batch]:
+    """Noise around a point for each class, about four standard deviations apart, so that no loss comes near 0."""
+
     def batch(step: int) -> Batch:
         random = np.random.default_rng(step)
         y = random.integers(0, classes, rows)
         centres = np.random.default_rng(0).standard_normal((classes, width))
-        return (centres[y] + random.standard_normal((rows, width))).astype(np.float32), y
+        return (3 / width**0.5 * centres[y] + random.standard_normal((rows, width))).astype(np.float32), y
 
     return batch
 

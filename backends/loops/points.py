@@ -83,10 +83,11 @@ def delinearize(graph: Graph, flat: Index, dims: Sequence[Dim]) -> list[Index]:
     if not flat.terms and flat.offset == 0:
         return [Index() for _ in dims]
     rest = graph.index(flat)
+    divided = False
     out: list[Index] = []
     for position, dim in enumerate(dims):
         if position == len(dims) - 1:
-            out.append(Index(((rest, 1),)) if position else flat)
+            out.append(Index(((rest, 1),)) if divided else flat)
             break
         if dim == 1:
             out.append(Index())
@@ -94,6 +95,7 @@ def delinearize(graph: Graph, flat: Index, dims: Sequence[Dim]) -> list[Index]:
         step = graph.size(product(tuple(dims[position + 1 :])))
         out.append(Index(((graph.node("index_div", (rest, step), i64), 1),)))
         rest = graph.node("index_mod", (rest, step), i64)
+        divided = True
     return out
 
 

@@ -133,6 +133,15 @@ def test_attention(causal: bool, crossed: bool) -> None:
         close(grads[name], tensor.grad, name)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_attention_of_one_row(rows: int) -> None:
+    """A batch of one adds an axis of size 1 to every reshape into heads."""
+    ours = nn.MultiHeadAttention(32, 4, causal=True, rotary_base=100.0, bias=False)
+    x = RANDOM.standard_normal((rows, 16, 32)).astype(np.float32)
+    three = np.concatenate([x, x, x])
+    np.testing.assert_allclose(ours(x), ours(three)[:rows], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["bool", "added"])
 def test_attention_masks(kind: str) -> None:
     q, k, v = (RANDOM.standard_normal((2, 3, n, 4)).astype(np.float32) for n in (5, 6, 6))

@@ -1,0 +1,43 @@
+"""The training demos: data, a few steps, the picture, the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ds_compiler.demo import training
+
+
+def test_digits_are_read_after_two_epochs() -> None:
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    said: list[tuple[int, int]] = []
+    model, history = training.train_digits(epochs=2, say=lambda step, steps, loss: said.append((step, steps)))
+    assert said[-1] == (44, 44) and len(history.losses) == 44
+    assert history.score > 0.9 and history.name == "accuracy"
+    assert not model.training
+
+
+def test_pythons_text_is_printable_and_of_the_wanted_length() -> None:
+    text = training.python_text(10_000)
+    assert len(text) == 10_000
+    assert all(c == "\n" or " " <= c <= "~" for c in text)
+
+
+@pytest.mark.slow
+def test_characters_are_learned() -> None:
+    (model, alphabet), history = training.train_characters(steps=60)
+    assert history.losses[-1] < 0.7 * history.losses[0] and history.score < 3.0
+    assert len(training.continued(model, alphabet, "def ", 5)) == 9
+
+
+def test_the_curve_is_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="it draws the curve")
+    training.save_curve(training.History("loss", list(np.linspace(3, 1, 50)), 1.0, 2.0), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_wrong_names_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert training.main(["faces"]) == 2
+    assert "usage: python -m ds_compiler.demo.training {digits,characters}" in capsys.readouterr().err
