@@ -254,7 +254,8 @@ def main(argv: list[str]) -> int:
     save_curve(history, path)
     print(f"{history.name}: {history.score:.4f} after {len(history.losses)} steps in {history.seconds:.1f} s; {path}")
     if argv[0] == "characters":
-        print(continued(*made, start="    def __init__(self", count=300))
+        model, alphabet = made
+        print(continued(model, alphabet, "    def __init__(self", 300))
     return 0
 
 
