@@ -97,7 +97,7 @@ def test_resnet_is_as_near_to_float64_as_pytorch_is(method: str) -> None:
     worst = [max(abs(a - b) / b for a, b in zip(losses, expected, strict=True)) for losses in (found, there)]
     print(f"\nworst relative difference to float64: {worst[0]:.2e}, PyTorch's {worst[1]:.2e}")
     assert worst[0] <= 3 * worst[1]
-    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)  # no update has been made yet
 
 
 @pytest.mark.slow
