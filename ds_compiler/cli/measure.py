@@ -17,9 +17,10 @@ from typing import Any
 
 from ds_compiler.cli.errors import InputProblem
 
-PROBE_SECONDS = 0.005
-"""How long the probe runs before an engine's turn. Meanwhile threads of the engine before, which spin for a while, go
-to sleep; sleeping here instead would let the core slow down."""
+PROBE_SECONDS = 0.05
+"""How long the probe runs before an engine's turn. Meanwhile threads of the engine before go to sleep (onnxruntime's
+spin for 20 to 30 ms after a call, on a core that the next engine would need); sleeping here instead would let the core
+slow down."""
 LEAST_SECONDS = 0.002
 """A turn repeats its call to last at least this long, so that the clock's grain does not show."""
 QUIET = 0.9
@@ -83,8 +84,9 @@ def interleave(
         probes = []
         for name in order:
             probes.append(best_of(probe))
-            calls[name]()  # caches and threads are this engine's again
             count = inner[name]
+            for _ in range(max(count, 2)):
+                calls[name]()  # caches and threads are this engine's again
             start = time.perf_counter()
             for _ in range(count):
                 calls[name]()
