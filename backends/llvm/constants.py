@@ -133,7 +133,7 @@ def _bytes(value: Array) -> Array:
 
 def _sample(value: Array) -> tuple[object, ...]:
     """Equal for equal contents; different contents mostly differ in it."""
-    ends = bytes(value.flat[:_SAMPLE]) + bytes(value.flat[max(value.size - _SAMPLE, 0) :])
+    ends = value.flat[:_SAMPLE].tobytes() + value.flat[max(value.size - _SAMPLE, 0) :].tobytes()
     return (value.dtype.str, value.nbytes, hashlib.sha256(ends).digest())
 
 

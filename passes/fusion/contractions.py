@@ -42,8 +42,8 @@ def _follower(grouping: Grouping, group: Group) -> Operation | None:
             continue
         if not isinstance(user, ELEMENTWISE):
             continue
-        outside = [v for v in user.operands if v.defining_op not in group.members]
-        if not any(grouping.depends_on(v, group.members) for v in outside):
+        outside = [source for source in grouping.sources(user) if source not in group.members]
+        if not any(grouping.depends_on(source, group.members) for source in outside):
             return user
     return None
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ds_compiler.ir import Block, Operation, Value
+from ds_compiler.ir.symbols import mentioned_symbols
+from ds_compiler.ops import Bind
 
 
 @dataclass(eq=False)
@@ -40,6 +42,7 @@ class Grouping:
         self.block, self.max_ops = block, max_ops
         self.ops = list(block)
         self.position = {op: n for n, op in enumerate(self.ops)}
+        self.binds = {op.symbol: op for op in self.ops if isinstance(op, Bind)}
         self.group_of: dict[Operation, Group] = {}
         self.groups: list[Group] = []
         # For each position, the first member of the groups that reach over it: from there on, what stands in front of
@@ -66,24 +69,26 @@ class Grouping:
             op = owner
         return self.position.get(op, len(self.ops))
 
-    def _sources(self, op: Operation) -> Iterable[Operation]:
-        """Operations of this block that `op` (its regions included) reads; all of a group's when it is in one."""
-        units: Iterable[Operation] = self.group_of[op].members if op in self.group_of else (op,)
-        for unit in units:
-            for nested in unit.walk():
-                for operand in nested.operands:
-                    source = operand.defining_op
-                    if source is not None and source in self.position and source not in units:
-                        yield source
+    def sources(self, op: Operation) -> Iterable[Operation]:
+        """Operations of this block that `op` (its regions included) needs: those that compute what it reads, and those
+        that bind the sizes it mentions."""
+        for nested in op.walk():
+            for operand in nested.operands:
+                source = operand.defining_op
+                if source is not None and source in self.position:
+                    yield source
+            if self.binds:
+                for symbol in sorted(mentioned_symbols(nested) & self.binds.keys()):
+                    if self.binds[symbol] is not op:
+                        yield self.binds[symbol]
 
-    def depends_on(self, value: Value, members: Iterable[Operation]) -> bool:
-        """Whether computing `value` needs a result of `members`."""
+    def depends_on(self, start: Operation, members: Iterable[Operation]) -> bool:
+        """Whether computing `start` needs a result of `members`."""
         wanted = set(members)
         first = min(self.position[m] for m in wanted)
         while self.lowest[first] < first:
             first = self.lowest[first]
-        start = value.defining_op
-        stack = [start] if start is not None and start in self.position else []
+        stack = [start]
         seen: set[Operation] = set()
         while stack:
             op = stack.pop()
@@ -91,6 +96,8 @@ class Grouping:
                 return True
             if op in seen or self.position[op] < first:
                 continue
-            seen.add(op)
-            stack.extend(self._sources(op))
+            units: Iterable[Operation] = self.group_of[op].members if op in self.group_of else (op,)
+            seen.update(units)
+            for unit in units:
+                stack.extend(self.sources(unit))
         return False

@@ -40,7 +40,7 @@ def _schedule(grouping: Grouping) -> list[Group | Operation]:
         begun.add(id(unit))
         own: Sequence[Operation] = list(unit.members) + list(unit.copies) if isinstance(unit, Group) else [op]
         for member in own:
-            for source in sorted(_direct_sources(grouping, member), key=grouping.where):
+            for source in sorted(set(grouping.sources(member)), key=grouping.where):
                 if source not in own:
                     place(source)
         placed.add(id(unit))
@@ -51,16 +51,6 @@ def _schedule(grouping: Grouping) -> list[Group | Operation]:
         if group is None or op is group.sink:
             place(op)
     return units
-
-
-def _direct_sources(grouping: Grouping, op: Operation) -> list[Operation]:
-    found: dict[Operation, None] = {}
-    for nested in op.walk():
-        for operand in nested.operands:
-            source = operand.defining_op
-            if source is not None and source in grouping.position:
-                found[source] = None
-    return list(found)
 
 
 def _in_order(grouping: Grouping, group: Group) -> list[Operation]:

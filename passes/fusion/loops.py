@@ -258,13 +258,12 @@ class LoopGrowth:
                         pending.extend(self._below(source, below[1], below[2]))
 
     def _would_cycle(self, op: Operation) -> bool:
-        """Whether the group, once `op` is in it, would need something computed from one of its results."""
+        """Whether the group, once `op` is in it, would need what depends on one of its results, a size included."""
         members = [*self.group.members, op]
         for member in (*members, *self.group.copies):
-            for operand in member.operands:
-                source = operand.defining_op
-                if source is None or source in self.group or source is op:
+            for source in self.grouper.sources(member):
+                if source in self.group or source is op:
                     continue
-                if self.grouper.depends_on(operand, members):
+                if self.grouper.depends_on(source, members):
                     return True
         return False

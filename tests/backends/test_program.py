@@ -133,6 +133,17 @@ def test_equal_constants_are_stored_once() -> None:
     assert result.manifest.constant_block_bytes() == 2 * 50 * 8 * 4
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f8e4m3fn"])
+def test_constants_of_types_that_numpy_lacks(dtype: str) -> None:
+    """Types of ml_dtypes export no buffer."""
+
+    def body(b: Builder, x: Value) -> list[Value]:
+        table = const(b, np.arange(24).reshape(3, 8) / 4, dtype)
+        return [b.emit(Cast(table, dtypes.f32)), add(b, x, b.emit(Cast(table, dtypes.f32)))]
+
+    check_program(module_of(body, "3 8"))
+
+
 def test_empty_tensors() -> None:
     def body(b: Builder, x: Value) -> list[Value]:
         return [unary(b, x), b.emit(Reduce(x, (0,), "sum"))]

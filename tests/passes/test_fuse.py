@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ds_compiler.ir import Builder, Value
+from ds_compiler.ir.dims import symbol
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import Binary, Broadcast, Cast, Fusion, Gather, Reduce, Reshape, Unary
+from ds_compiler.ops import Binary, Bind, Broadcast, Cast, Fusion, Gather, Reduce, Reshape, Size, Unary
 from tests.passes.helpers import check, module_of, spread
 
 
@@ -34,6 +35,22 @@ def test_a_value_behind_a_shared_broadcast_has_other_readers() -> None:
         return b.emit(Binary(x, b.emit(Broadcast(factor, x.type.shape, (0,))), "mul"))
 
     check(module_of(body, "3 8", "3", ""), "fuse")
+
+
+def test_a_size_is_read_after_it_is_bound() -> None:
+    """The quotient reads the size that its own divisor determines: one kernel for both would run before the size is
+    known."""
+
+    def body(b: Builder, x: Value, scale: Value) -> Value:
+        extent = b.emit(Binary(scale, spread(b, 4, scale), "mul"))
+        count = b.emit(Cast(b.emit(Unary(b.emit(Unary(extent, "abs")), "ceil")), i64))
+        b.insert(Bind(count, "_k"))
+        taken = b.emit(Cast(b.emit(Size(symbol("_k"))), scale.type.dtype))
+        ratio = b.emit(Binary(taken, extent, "div"))
+        return b.emit(Binary(x, b.emit(Broadcast(ratio, x.type.shape, ())), "mul"))
+
+    check(module_of(body, "3", ""), "fuse")
+    check(module_of(body, "3", ""), "cleanup,fuse")
 
 
 def test_indices_are_computed_once() -> None:
