@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ds_compiler.frontends.onnx.bounds import bounds
 from ds_compiler.frontends.onnx.emitter import Emitter
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.ir import Dim, Value
 from ds_compiler.ir.dims import is_non_negative, maximum
 from ds_compiler.ir.dtypes import i64
 from ds_compiler.ops import Check
+from ds_compiler.ops.bounds import bounds
 
 
 def check_indices(
@@ -36,7 +36,7 @@ def check_indices(
         for index in dict.fromkeys(known):
             _state(e, n, (index - least, size - 1 - index), f"{what} {index} {place}")
         return
-    low, high = bounds(e, indices)
+    low, high = bounds(indices, lambda value: _elements(e, value))
     inside: list[Value] = []
     wide = e.cast(indices, i64)
     if low is None or not is_non_negative(low - least):
@@ -57,6 +57,12 @@ def check_points(e: Emitter, n: Node, indices: Value, sizes: Sequence[Dim], firs
     for place, size in enumerate(sizes):
         column = e.slice(indices, indices.type.rank - 1, place, place + 1)
         check_indices(e, n, column, size, first_axis + place)
+
+
+def _elements(e: Emitter, value: Value) -> tuple[Dim, ...] | None:
+    """What an integer tensor holds; empty where it is made from what no size tells."""
+    known = e.dims(value)
+    return () if known is None and e.source(value) is not None else known
 
 
 def _state(e: Emitter, n: Node, spare: Sequence[Dim], wrong: str) -> None:

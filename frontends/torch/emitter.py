@@ -17,6 +17,7 @@ from ds_compiler.ops import (
     Binary,
     Broadcast,
     Cast,
+    Check,
     Compare,
     Concat,
     Constant,
@@ -31,6 +32,7 @@ from ds_compiler.ops import (
     Transpose,
     Unary,
 )
+from ds_compiler.ops.bounds import in_range
 from ds_compiler.ops.shape import slice_size
 
 Array = np.ndarray[Any, Any]
@@ -223,6 +225,18 @@ class Emitter:
     def wide(self, value: Value) -> Value:
         """Floats narrower than 32 bits as f32."""
         return self.cast(value, f32) if value.type.dtype.is_float and value.type.dtype.bits < 32 else value
+
+    def check_indices(self, indices: Value, size: Dim, axis: int, *, negative: bool = False) -> None:
+        """Running the program ends with an error, as PyTorch's IndexError, unless every index lies in
+        ``[0, size - 1]``; in ``[-size, size - 1]`` where the operator takes `negative` ones.
+
+        Args:
+            axis: that of `size`, for the message.
+        """
+        condition = in_range(self.emit, indices, size, negative=negative)
+        if condition is not None:
+            least = -size if negative else 0
+            self.insert(Check(condition, f"an index of axis {axis} is out of range [{least}, {size - 1}]"))
 
     def truth(self, value: Value) -> Value:
         """As bool: whether it is not 0."""

@@ -6,12 +6,13 @@ window whose corner differs) runs in a ``scan`` over the axis, which is always r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from ds_compiler.frontends.trace import compose
 from ds_compiler.frontends.trace.creation import iota
-from ds_compiler.frontends.trace.frame import Frame, current, located, nested_block, tracing_into
+from ds_compiler.frontends.trace.frame import Frame, Scope, current, located, nested_block, tracing_into
 from ds_compiler.ir import Dim, Function, Operation, Region, TensorType, Value
 from ds_compiler.ops import (
     ArgReduce,
@@ -20,6 +21,7 @@ from ds_compiler.ops import (
     Broadcast,
     Call,
     Cast,
+    Check,
     Compare,
     Concat,
     Conv,
@@ -68,8 +70,13 @@ def replay(function: Function, arguments: Sequence[Lane], size: Dim) -> list[Lan
 
 
 class _Batcher:
-    def __init__(self, size: Dim) -> None:
+    """Attributes:
+    running: of the batch's examples those that run the code inserted now (a bool vector, and its scope); None: all.
+    """
+
+    def __init__(self, size: Dim, running: tuple[Value, Scope] | None = None) -> None:
         self.size = size
+        self.running = running
         self.lanes: dict[Value, Lane] = {}
 
     def region(self, region: Region, arguments: Sequence[Lane]) -> list[Lane]:
@@ -109,8 +116,10 @@ class _Batcher:
             case Scan():
                 return self.scan(op, operands)
             case Call() | Vjp() | Jvp():
-                if any(lane.batched for lane in operands):
+                if any(lane.batched for lane in operands) or self.running is not None:
                     return self.call(op, operands)
+            case Check():
+                return self.check(op, operands[0])
         if not any(lane.batched for lane in operands) and not op.regions:
             mapping = {old: lane.value for old, lane in zip(op.operands, operands)}
             return [Lane(v, False) for v in current().insert(op.clone(mapping))]
@@ -134,6 +143,29 @@ class _Batcher:
             current().insert(Yield(tuple(current().insert(op.clone(mapping)))))
         return self.emit(Scan((), tuple(scanned), self.size, Region(block)))
 
+    def check(self, op: Check, condition: Lane) -> list[Lane]:
+        """Of every example that runs it: what a branch checks that was not taken does not count."""
+        holds = condition.value
+        if self.running is not None:
+            running = current().readable(*self.running, "")
+            holds = compose.binary("or", self.full(condition), compose.unary("not", running))
+        if holds.type.rank:
+            holds = compose.reduce(holds, [0], "all")
+        current().insert(op.clone({op.condition: holds}))
+        return []
+
+    @contextmanager
+    def only(self, examples: Value) -> Iterator[None]:
+        """What is inserted inside is run by `examples` (a bool vector) alone."""
+        before = self.running
+        if before is not None:
+            examples = compose.binary("and", current().readable(*before, ""), examples)
+        self.running = (examples, current().scope)
+        try:
+            yield
+        finally:
+            self.running = before
+
     # -- functions and control flow ---------------------------------------------------------------------
     def call(self, op: Call | Vjp | Jvp, operands: list[Lane]) -> list[Lane]:
         """Of a function that takes the axis; derivatives of that are those of each example."""
@@ -144,7 +176,7 @@ class _Batcher:
         callee = trace.module.functions[op.callee]
         frame = Frame(trace, [lane.value.type for lane in inputs])
         with tracing_into(frame):
-            inner = _Batcher(self.size)
+            inner = _Batcher(self.size, self.running)
             arguments = [Lane(a, lane.batched) for a, lane in zip(frame.root.arguments, inputs)]
             results = [inner.full(lane) for lane in inner.region(callee.body, arguments)]
             batched = frame.finish(trace.fresh(f"{op.callee}_batched"), results)
@@ -167,7 +199,11 @@ class _Batcher:
         if not condition.batched:
             return self.emit(If(condition.value, self.branch(op.then), self.branch(op.orelse)))
         results = []
-        for a, b in zip(self.region(op.then, []), self.region(op.orelse, [])):
+        with self.only(condition.value):
+            taken = self.region(op.then, [])
+        with self.only(compose.unary("not", condition.value)):
+            other = self.region(op.orelse, [])
+        for a, b in zip(taken, other):
             results.append(Lane(self.chosen(condition.value, self.full(a), self.full(b)), True))
         return results
 
@@ -188,7 +224,8 @@ class _Batcher:
             state = [Lane(a, True) for a in block.arguments]
             (lane,) = self.region(op.condition, state)
             goes_on = lane
-            following = [self.full(lane) for lane in self.region(op.body, state)]
+            with self.only(goes_on.value) if goes_on.batched else nullcontext():
+                following = [self.full(lane) for lane in self.region(op.body, state)]
             if goes_on.batched:
                 following = [self.chosen(goes_on.value, v, s.value) for v, s in zip(following, state)]
             current().insert(Yield(tuple(following)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ds_compiler.frontends.trace.frame import current, located
+from ds_compiler.frontends.trace.places import here
 from ds_compiler.ir import Dim, DType, Expr, Value
 from ds_compiler.ir.dims import broadcast_dim, symbols_of
 from ds_compiler.ops import (
@@ -14,6 +15,7 @@ from ds_compiler.ops import (
     Binary,
     Broadcast,
     Cast,
+    Check,
     Compare,
     Concat,
     Reduce,
@@ -24,6 +26,7 @@ from ds_compiler.ops import (
     Transpose,
     Unary,
 )
+from ds_compiler.ops.bounds import bounds, in_range
 from ds_compiler.ops.shape import slice_size
 
 
@@ -185,3 +188,27 @@ def concat(values: Sequence[Value], axis: int) -> Value:
 def shown(shape: Sequence[Dim]) -> str:
     """A shape in messages."""
     return "(" + ", ".join(str(d) for d in shape) + ("," if len(shape) == 1 else "") + ")"
+
+
+def check_indices(indices: Value, size: Dim, axis: int, kind: str) -> None:
+    """Every element of `indices` lies in ``[-size, size - 1]``; checked at run time unless it is known.
+
+    Args:
+        axis, kind: the axis of that size and the user's operation, for the message.
+
+    Raises:
+        TraceError: all are known not to.
+    """
+    if not indices.type.dtype.is_integer:
+        return  # the operation itself tells
+    wrong = f"an index of axis {axis} is out of range [{-size}, {size - 1}]"
+    low, high = bounds(indices)
+    if (
+        isinstance(size, int)
+        and indices.type.elements != 0
+        and ((isinstance(low, int) and low >= size) or (isinstance(high, int) and high < -size))
+    ):
+        raise located(wrong, kind=kind)
+    condition = in_range(current().emit, indices, size)
+    if condition is not None:
+        current().insert(Check(condition, wrong).at(here(kind)))

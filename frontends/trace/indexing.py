@@ -55,6 +55,7 @@ def get(array: TracedArray, key: Any) -> TracedArray:
 
     Raises:
         TraceError: the key does not fit, or the result's shape would depend on data.
+        ExecutionError (when the program runs): a traced index is out of range, as NumPy's IndexError.
     """
     with placing_errors("getitem"):
         return wrap(_get(array.read(), key))
@@ -134,7 +135,9 @@ def _entry(item: Any, axis: int, extent: Dim) -> _Entry:
         known = isinstance(item, np.ndarray) and item.size and isinstance(extent, int)
         if known and (item.min() < -extent or item.max() >= extent):
             raise located(f"an index array holds positions out of range for axis {axis} of size {extent}")
-        return _Positions(compose.cast(read(item), i64))
+        positions = read(item)
+        compose.check_indices(positions, extent, axis, "getitem")
+        return _Positions(compose.cast(positions, i64))
     try:
         position = operator.index(item)
     except TypeError:
@@ -278,6 +281,7 @@ class Update:
             found = dtype_of(self._key)
             if found is not None and found.is_integer and value.type.rank:  # rows: no positions need be computed
                 index = read(self._key)
+                compose.check_indices(index, value.type.shape[0], 0, f"at[].{mode}")
                 target = (*index.type.shape, *value.type.shape[1:])
                 index = compose.reshape(compose.cast(index, i64), (*index.type.shape, 1))
                 return wrap(current().emit(ScatterND(value, index, compose.broadcast_to(updates, target), mode)))

@@ -265,7 +265,9 @@ def take(x: ArrayLike, indices: ArrayLike, /, *, axis: int | None = None) -> Tra
     value, where = read(x), read(indices)
     if axis is None and value.type.rank != 1:
         raise located("take: give the axis of an array of several axes")
-    return wrap(current().emit(Gather(value, where, axis_of(0 if axis is None else axis, value.type.rank))))
+    place = axis_of(0 if axis is None else axis, value.type.rank)
+    compose.check_indices(where, value.type.shape[place], place, "take")
+    return wrap(current().emit(Gather(value, where, place)))
 
 
 @public

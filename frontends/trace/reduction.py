@@ -226,7 +226,9 @@ def searchsorted(
     if known.type.rank != 1:
         raise located("searchsorted: x1 is a vector")
     if sorter is not None:
-        known = current().emit(GatherElements(known, read(sorter), 0))
+        order = read(sorter)
+        compose.check_indices(order, known.type.shape[0], 0, "searchsorted")
+        known = current().emit(GatherElements(known, order, 0))
     wanted = compose.reshape(wanted, (*wanted.type.shape, 1))
     before = compose.compare("lt" if side == "left" else "le", known, wanted)
     return wrap(compose.reduce(compose.cast(before, i64), [before.type.rank - 1], "sum"))
@@ -242,6 +244,7 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, /, *, axis: int = -1) -> T
     others = compose.common_shape(
         [[1 if a == place else d for a, d in enumerate(v.type.shape)] for v in (value, where)]
     )
+    compose.check_indices(where, value.type.shape[place], place, "take_along_axis")
     value, where = (
         compose.broadcast_to(v, [v.type.shape[place] if a == place else d for a, d in enumerate(others)])
         for v in (value, where)

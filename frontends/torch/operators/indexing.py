@@ -23,6 +23,7 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Value:
+    e.check_indices(indices, weight.type.shape[0], 0)
     return e.emit(Gather(weight, indices, 0))
 
 
@@ -31,7 +32,9 @@ def index_select(e: Emitter, x: Value, dim: int, index: Value) -> Value:
     if not x.type.rank:
         return x
     index = e.reshape(index, (1,)) if not index.type.rank else index
-    return e.emit(Gather(x, index, axis_of(dim, x.type.rank)))
+    axis = axis_of(dim, x.type.rank)
+    e.check_indices(index, x.type.shape[axis], axis)
+    return e.emit(Gather(x, index, axis))
 
 
 def _placed(e: Emitter, x: Value, indices: Sequence[Value | None]) -> tuple[list[int], list[Value], bool]:
@@ -48,6 +51,12 @@ def _placed(e: Emitter, x: Value, indices: Sequence[Value | None]) -> tuple[list
     shape = e.common_shape(*(g.type.shape for g in given))
     wide = [e.broadcast_to(e.cast(g, i64), shape) for g in given]
     return axes, wide, axes == list(range(axes[0], axes[0] + len(axes)))
+
+
+def _check(e: Emitter, x: Value, indices: Sequence[Value | None], *, negative: bool = True) -> None:
+    for axis, index in enumerate(indices):
+        if index is not None and index.type.dtype != bool_:
+            e.check_indices(index, x.type.shape[axis], axis, negative=negative)
 
 
 def _points(e: Emitter, x: Value, axes: Sequence[int], given: Sequence[Value]) -> Value:
@@ -71,8 +80,15 @@ def _no_mask_or_one_number(node: Any) -> bool:
     return _no_mask(node) or (len(node.args[1]) == 1 and not accumulate and node.args[2].meta["val"].numel() == 1)
 
 
-@aten("aten.index.Tensor", "aten._unsafe_index.Tensor", when=_no_mask)
+@aten("aten.index.Tensor", when=_no_mask)
 def index(e: Emitter, x: Value, indices: Sequence[Value | None]) -> Value:
+    _check(e, x, indices)
+    return unsafe_index(e, x, indices)
+
+
+@aten("aten._unsafe_index.Tensor", when=_no_mask)
+def unsafe_index(e: Emitter, x: Value, indices: Sequence[Value | None]) -> Value:
+    """Of indices that decompositions make, which are in range."""
     axes, given, adjacent = _placed(e, x, indices)
     if len(axes) == 1:
         return e.emit(Gather(x, given[0], axes[0]))
@@ -86,8 +102,17 @@ def index(e: Emitter, x: Value, indices: Sequence[Value | None]) -> Value:
     return e.transpose(result, order)
 
 
-@aten("aten.index_put.default", "aten._unsafe_index_put.default", when=_no_mask_or_one_number)
+@aten("aten.index_put.default", when=_no_mask_or_one_number)
 def index_put(e: Emitter, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
+    _check(e, x, indices)
+    return unsafe_index_put(e, x, indices, values, accumulate)
+
+
+@aten("aten._unsafe_index_put.default", when=_no_mask_or_one_number)
+def unsafe_index_put(
+    e: Emitter, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False
+) -> Value:
+    """At indices that decompositions make, which are in range."""
     if len(indices) == 1 and indices[0] is not None and indices[0].type.dtype == bool_ and not accumulate:
         mask = indices[0]  # a single number written under a mask
         if values.type.elements == 1:
@@ -141,7 +166,9 @@ def _scatter(e: Emitter, x: Value, dim: int, index: Value, source: Value, mode: 
     for axis, (have, want) in enumerate(zip(source.type.shape, index.type.shape, strict=True)):
         if have != want:  # the source may be larger than the indices
             source = e.slice(source, axis, 0, want)
-    return e.emit(ScatterElements(x, index, source, axis_of(dim, x.type.rank), mode))
+    axis = axis_of(dim, x.type.rank)
+    e.check_indices(index, x.type.shape[axis], axis)
+    return e.emit(ScatterElements(x, index, source, axis, mode))
 
 
 def _scatter_flat(e: Emitter, x: Value, source: Value, mode: str) -> Value:
@@ -153,4 +180,6 @@ def _scatter_flat(e: Emitter, x: Value, source: Value, mode: str) -> Value:
 def index_add(e: Emitter, x: Value, dim: int, index: Value, source: Value, alpha: Operand = 1) -> Value:
     axis = axis_of(dim, x.type.rank)
     source = source if alpha == 1 else e.binary("mul", source, alpha)
-    return index_put(e, x, [*[None] * axis, index], source, True)
+    places = [*[None] * axis, index]
+    _check(e, x, places, negative=False)
+    return unsafe_index_put(e, x, places, source, True)

@@ -146,4 +146,6 @@ def _moments(e: Emitter, x: Value, dim: Axes, correction: float | None, keepdim:
 def gather(e: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
     if not x.type.rank:
         return x
-    return e.emit(GatherElements(x, index, axis_of(dim, x.type.rank)))
+    axis = axis_of(dim, x.type.rank)
+    e.check_indices(index, x.type.shape[axis], axis)
+    return e.emit(GatherElements(x, index, axis))

@@ -1,34 +1,28 @@
-"""Bounds of integer tensors, from the operations that compute them: which indices cannot be out of range."""
+"""Bounds of integer tensors, from the operations that compute them: which indices cannot be out of range.
+
+Generated code clamps indices, so that memory stays safe; front ends insert a `Check` where these bounds do not show
+that an index lies in range, for otherwise a wrong one would give a wrong result.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ds_compiler.frontends.onnx.emitter import Emitter
-from ds_compiler.ir import Dim, DType, Value
+import numpy as np
+
+from ds_compiler.ir import Dim, DType, Expr, Operation, Value
 from ds_compiler.ir.dims import is_non_negative, maximum, minimum
-from ds_compiler.ops import (
-    ArgReduce,
-    Binary,
-    Broadcast,
-    Cast,
-    Concat,
-    Gather,
-    GatherElements,
-    GatherND,
-    Iota,
-    Reshape,
-    Select,
-    Size,
-    Slice,
-    TopK,
-    Transpose,
-)
+from ds_compiler.ir.dtypes import i64, u64
+from ds_compiler.ops.elementwise import Binary, Cast, Compare, Select
+from ds_compiler.ops.indexing import Gather, GatherElements, GatherND, TopK
+from ds_compiler.ops.reduction import ArgReduce, Reduce
+from ds_compiler.ops.shape import Broadcast, Concat, Constant, Iota, Reshape, Size, Slice, Transpose
 
 _DEEPEST = 24
 
 _Combine = Callable[[Dim, Dim], Dim]
+_Known = Callable[[Value], "tuple[Dim, ...] | None"]
 
 
 class Bounds(NamedTuple):
@@ -41,12 +35,26 @@ class Bounds(NamedTuple):
 UNBOUNDED = Bounds(None, None)
 
 
-def bounds(e: Emitter, value: Value, depth: int = _DEEPEST) -> Bounds:
-    """What the operations that compute an integer `value` say about its elements."""
-    known = e.dims(value) if value.type.dtype.is_integer else None
-    if known is not None:
-        return _enclosing(known)
-    if e.source(value) is not None or not value.type.dtype.is_integer or depth == 0:
+def _constant(value: Value) -> tuple[Dim, ...] | None:
+    """What a small constant holds."""
+    op = value.defining_op
+    if not isinstance(op, Constant) or op.value.size > 4096:
+        return None
+    return tuple(int(x) for x in op.value.reshape(-1))
+
+
+def bounds(value: Value, known: _Known = _constant, depth: int = _DEEPEST) -> Bounds:
+    """What the operations that compute an integer `value` say about its elements.
+
+    Args:
+        known: the elements of an integer tensor, if they are known; an empty tuple: neither they nor what makes them.
+    """
+    if not value.type.dtype.is_integer:
+        return UNBOUNDED
+    elements = known(value)
+    if elements is not None:
+        return _enclosing(elements)
+    if depth == 0:
         return UNBOUNDED
     op = value.defining_op
     match op:
@@ -59,18 +67,18 @@ def bounds(e: Emitter, value: Value, depth: int = _DEEPEST) -> Bounds:
         case TopK() if value is op.results[1]:
             return Bounds(0, op.operand.type.shape[-1] - 1)
         case Slice():
-            return _union([bounds(e, v, depth - 1) for v in _read_parts(op)])
+            return _union([bounds(v, known, depth - 1) for v in _read_parts(op)])
         case Reshape() | Transpose() | Broadcast() | Gather() | GatherElements() | GatherND():
-            return bounds(e, op.operands[0], depth - 1)
+            return bounds(op.operands[0], known, depth - 1)
         case Cast():
-            inner = bounds(e, op.operand, depth - 1)
+            inner = bounds(op.operand, known, depth - 1)
             return inner if _holds(op.dtype, inner) else UNBOUNDED
         case Concat():
-            return _union([bounds(e, v, depth - 1) for v in op.inputs])
+            return _union([bounds(v, known, depth - 1) for v in op.inputs])
         case Select():
-            return _union([bounds(e, v, depth - 1) for v in (op.on_true, op.on_false)])
+            return _union([bounds(v, known, depth - 1) for v in (op.on_true, op.on_false)])
         case Binary():
-            found = _binary(op.kind, bounds(e, op.lhs, depth - 1), bounds(e, op.rhs, depth - 1))
+            found = _binary(op.kind, bounds(op.lhs, known, depth - 1), bounds(op.rhs, known, depth - 1))
             return found if op.kind not in ("add", "sub") or _holds(value.type.dtype, found) else UNBOUNDED
     return UNBOUNDED
 
@@ -147,3 +155,36 @@ def _binary(kind: str, a: Bounds, b: Bounds) -> Bounds:
         case "sub":
             return Bounds(_both(a.low, b.high, lambda x, y: x - y), _both(a.high, b.low, lambda x, y: x - y))
     return UNBOUNDED
+
+
+def in_range(emit: Callable[[Operation], Value], indices: Value, size: Dim, *, negative: bool = True) -> Value | None:
+    """Whether every element of `indices` lies in ``[-size, size - 1]``, or in ``[0, size - 1]`` without `negative`.
+
+    Returns:
+        a bool scalar to check, or None where `bounds` shows it already.
+    """
+    if indices.type.elements == 0:
+        return None
+    low, high = bounds(indices)
+    unsigned = indices.type.dtype.kind == "u"
+    wide = u64 if unsigned and indices.type.dtype.bits == 64 else i64
+    limits: list[tuple[str, Dim]] = []
+    least: Dim = -size if negative else 0
+    if not unsigned and (low is None or not is_non_negative(low - least)):
+        limits.append(("ge", least))
+    if high is None or not is_non_negative(size - 1 - high):
+        limits.append(("lt", size))
+    if not limits:
+        return None
+    if indices.type.dtype != wide:
+        indices = emit(Cast(indices, wide))
+    inside: list[Value] = []
+    for kind, limit in limits:
+        bound = emit(Size(limit)) if isinstance(limit, Expr) else emit(Constant(np.asarray(limit, wide.numpy)))
+        if bound.type.dtype != wide:
+            bound = emit(Cast(bound, wide))
+        if indices.type.rank:
+            bound = emit(Broadcast(bound, indices.type.shape, ()))
+        inside.append(emit(Compare(indices, bound, kind)))
+    both = inside[0] if len(inside) == 1 else emit(Binary(inside[0], inside[1], "and"))
+    return emit(Reduce(both, tuple(range(both.type.rank)), "all")) if both.type.rank else both
