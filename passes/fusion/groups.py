@@ -42,7 +42,10 @@ class Grouping:
         self.block, self.max_ops = block, max_ops
         self.ops = list(block)
         self.position = {op: n for n, op in enumerate(self.ops)}
-        self.binds = {op.symbol: op for op in self.ops if isinstance(op, Bind)}
+        self.binds: dict[str, list[Bind]] = {}  # in order: a loop's body may bind the symbol of a size anew
+        for op in self.ops:
+            if isinstance(op, Bind):
+                self.binds.setdefault(op.symbol, []).append(op)
         self.group_of: dict[Operation, Group] = {}
         self.groups: list[Group] = []
         # For each position, the first member of the groups that reach over it: from there on, what stands in front of
@@ -79,8 +82,9 @@ class Grouping:
                     yield source
             if self.binds:
                 for symbol in sorted(mentioned_symbols(nested) & self.binds.keys()):
-                    if self.binds[symbol] is not op:
-                        yield self.binds[symbol]
+                    before = [bind for bind in self.binds[symbol] if self.position[bind] < self.position[op]]
+                    if before:
+                        yield before[-1]
 
     def depends_on(self, start: Operation, members: Iterable[Operation]) -> bool:
         """Whether computing `start` needs a result of `members`."""
