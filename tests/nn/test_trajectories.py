@@ -76,9 +76,32 @@ def compare(case: Case, method: str, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["mlp", "transformer", "resnet"])
+@pytest.mark.parametrize("name", ["mlp", "transformer"])
 def test_small_networks(name: str, method: str) -> None:
     compare(_small(name), method, 1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_small_resnet(method: str) -> None:
+    """PyTorch's own losses part by 3e-3 from step 35 on in some runs when its weights move by 1e-7 (SGD): an input of a
+    ReLU is 0 but for rounding. Ours must be one of the courses that PyTorch takes from such weights."""
+    nn.seed(1)
+    case = _small("resnet")
+    references = [twin(case, case.make())]
+    for seed in range(8):
+        nn.seed(1)
+        references.append(twin(case, case.make()))
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in references[-1].parameters():
+                parameter.mul_(1 + 1e-7 * torch.randn_like(parameter))
+    nn.seed(1)
+    found, _ = ours(case, case.make(), METHODS[method][0])
+    courses = np.array([theirs(case, reference, METHODS[method][1])[0] for reference in references])
+    worst = np.abs(found / courses - 1).max(axis=1)
+    print("\nworst relative differences", worst)
+    assert worst.min() <= 1e-5
+    np.testing.assert_allclose(found[:30], courses[0][:30], rtol=1e-5)
 
 
 @pytest.mark.slow
