@@ -362,8 +362,12 @@ class Body:
         self._guards.append(condition)
         with self.scope():
             inside = self.emit(node.operands[0])
+        # The other operand, too, may only be read where it is wanted: the last part of a concatenation has no elements
+        # in front of its first one.
+        self._guards[-1] = fb.binary("xor", condition, constant(condition.type, True))
+        with self.scope():
+            outside = self.emit(node.operands[1])
         self._guards.pop()
-        outside = self.emit(node.operands[1])
         if inside.lanes or outside.lanes or condition.lanes:
             inside, outside = self.vectorised(inside), self.vectorised(outside)
         return fb.select(condition, inside, outside)
