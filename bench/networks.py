@@ -195,9 +195,17 @@ def _torch_transformer() -> Any:
     return Twin(512, 256, 8, 4, 128)
 
 
+def _torch_gpt2() -> Any:
+    from bench.torch_networks import Transformer as Twin
+
+    return Twin(512, 384, 6, 6, 128)
+
+
 CASES: dict[str, Case] = {
     "mlp": Case(MLP, _vectors(64, 784, 10), _torch_mlp),
     "resnet": Case(ResNet, _images(32, 32), _torch_resnet),
     "transformer": Case(Transformer, _texts(8, 128, 512), _torch_transformer),
+    "gpt2": Case(lambda: Transformer(d=384, heads=6, layers=6), _texts(8, 128, 512), _torch_gpt2),
 }
-"""What is timed: an MLP on 64 rows; a ResNet of 3 blocks on 32 images of 32x32; 4 layers, d=256, on 8x128 tokens."""
+"""What is timed: an MLP on 64 rows; a ResNet of 3 blocks on 32 images of 32x32; 4 layers, d=256, 8 heads, and 6 layers,
+d=384, 6 heads (a small GPT-2 but for its exact GELU and untied head), on 8x128 tokens of 512."""

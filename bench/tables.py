@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import training_table
+from bench.markdown import duration, markdown
+
 OURS = "ds_compiler"
 PEER = "onnxruntime"
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +25,8 @@ def write(results: Path) -> None:
     found.sort(key=lambda entry: (order.get(entry["origin"], 3), entry["model"]))
     products = results / "kernels" / "gemm.json"
     page = results_page(found) + (products_section(json.loads(products.read_text())) if products.is_file() else "")
+    training = results / "training" / "steps.json"
+    page += "\n" + training_table.section(json.loads(training.read_text())) if training.is_file() else ""
     (ROOT / "bench" / "RESULTS.md").write_text(page, encoding="utf-8")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
@@ -188,14 +193,3 @@ def summary(run: dict[str, Any]) -> str:
     assert ours is not None
     against = "" if theirs is None else f", {PEER} {duration(theirs['median'])}, ratio {theirs['ratio']:.2f}"
     return f"{duration(ours['median'])}{against}, error {error_text(run)}"
-
-
-def duration(seconds: float) -> str:
-    """Milliseconds below a second."""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; all columns but the first are flush right."""
-    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
