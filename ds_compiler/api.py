@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ds_compiler.build import Built
     from ds_compiler.function import CompiledFunction
     from ds_compiler.ir import Module
+    from ds_compiler.specialized import SpecializedModel
 
 _NOTES = "sources"
 _P = ParamSpec("_P")
@@ -98,8 +99,9 @@ def compile(
         precision, memory_budget, mesh: not built yet.
 
     Returns:
-        `CompiledModel`; for a function or an `nn.Model` `CompiledFunction`; for a PyTorch module
-        `ds_compiler.torch.ExportedModule`.
+        `CompiledModel`; for an ONNX model with sequences, optionals or open ranks among its inputs, or that reads axes
+        or positions from them, `SpecializedModel`, which is called alike; for a function or an `nn.Model`
+        `CompiledFunction`; for a PyTorch module `ds_compiler.torch.ExportedModule`.
 
     Raises:
         CompileError: the model is malformed, holds what is not supported, or an option is wrong; one line naming
@@ -125,7 +127,7 @@ def compile(
         raise ValueError(f"threads must be at least 1, got {threads}")
     shared: dict[str, Any] = {"target": target, "threads": threads, "cache": cache, "passes": passes, "verify": verify}
     if kind == "model":
-        return compile_source(Source.of(model, dims), **shared)
+        return _compile_model(Source.of(model, dims), shared)
     if kind == "module":
         from ds_compiler.torch.exported import compile_exported
 
@@ -140,6 +142,20 @@ def compile(
     if model is None:
         return lambda function: CompiledFunction(function, shared, dynamic, donated)
     return CompiledFunction(model, shared, dynamic, donated)
+
+
+def _compile_model(source: Source, options: Mapping[str, Any]) -> CompiledModel | SpecializedModel:
+    """One program; or, where inputs decide more than sizes, a model that makes one for each structure of a call."""
+    try:
+        return compile_source(source, **options)
+    except Exception as error:
+        from ds_compiler.frontends.onnx.given import NotOneProgram  # not before: a cached program needs no front end
+
+        if not isinstance(error, NotOneProgram):
+            raise
+        from ds_compiler.specialized import SpecializedModel
+
+        return SpecializedModel(source, options, error)
 
 
 def _is_function(model: Any) -> bool:
@@ -202,6 +218,7 @@ def _key(source: Source, store: Cache, target: str, passes: str, verify: bool) -
     except Uncacheable:
         return None
     options = {"dims": sorted(source.dims.items()), "passes": passes, "verify": verify}
+    options |= {"given": sorted(source.given.items())} if source.given is not None else {}
     return cached.cache_key(content, source.name, target, options)
 
 

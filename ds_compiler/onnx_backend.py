@@ -13,47 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from ds_compiler.api import compile
-from ds_compiler.compiled import CompiledModel
+from ds_compiler.frontends.onnx.signature import model_inputs
 
 Array = np.ndarray[Any, Any]
-
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-
-COMPILE_TIME_INPUTS: dict[str, tuple[int, ...]] = {
-    "CumProd": (1,),
-    "CumSum": (1,),
-    "Pad": (3,),
-    **{f"Reduce{how}": (1,) for how in _REDUCTIONS},
-    "Slice": (3, 4),
-    "Squeeze": (1,),
-    "Unsqueeze": (1,),
-}
-"""Inputs that decide which program it is (axes and steps), by operator. A model that reads one of them from its own
-inputs is compiled at the first run with each new value."""
-
-
-def compile_time_inputs(model: ModelProto) -> list[str]:
-    """The model's inputs that its nodes read as axes or steps, in the order of its inputs."""
-    read = {n.input[i] for n in model.graph.node for i in COMPILE_TIME_INPUTS.get(n.op_type, ()) if i < len(n.input)}
-    return [name for name in input_names(model) if name in read]
-
-
-def input_names(model: ModelProto) -> list[str]:
-    """The inputs that a run feeds: those without an initializer."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [value.name for value in model.graph.input if value.name not in constants]
-
-
-def with_constants(model: ModelProto, values: Mapping[str, Array]) -> ModelProto:
-    """A copy of `model` in which inputs have become constants."""
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    fixed.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
-    return fixed
 
 
 class CompiledRep(BackendRep):
@@ -68,18 +34,16 @@ class CompiledRep(BackendRep):
     """
 
     def __init__(self, model: ModelProto, **options: Any) -> None:
-        self._model, self._options = model, options
-        self._names = input_names(model)
-        self._fixed = compile_time_inputs(model)
-        self._programs: dict[tuple[bytes, ...], CompiledModel] = {}
-        if not self._fixed:
-            self._program({})
+        self._outputs = [output.name for output in model.graph.output]
+        self._names = [value.name for value in model_inputs(model.graph)]
+        self._program = compile(model, **options)
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs in the model's order, reachable by name too.
 
         Args:
-            inputs: arrays (or scalars) in the order of the model's inputs, or by name.
+            inputs: arrays (lists of these for sequences, None for an empty optional) in the order of the model's
+                inputs, or by name.
 
         Raises:
             InputError: element types or shapes do not match.
@@ -91,18 +55,9 @@ class CompiledRep(BackendRep):
             if len(inputs) != len(self._names):
                 raise ValueError(f"{len(inputs)} inputs given, the model has {len(self._names)}: {self._names}")
             inputs = dict(zip(self._names, inputs, strict=True))
-        feeds = {name: np.asarray(value) for name, value in inputs.items()}
-        program = self._program({name: feeds.pop(name) for name in self._fixed})
-        outputs = [output.name for output in self._model.graph.output]
-        results: tuple[Any, ...] = namedtupledict("Outputs", outputs)(*program.run(None, feeds))
-        return results
-
-    def _program(self, fixed: Mapping[str, Array]) -> CompiledModel:
-        key = tuple(array.tobytes() for array in fixed.values())
-        if key not in self._programs:
-            model = with_constants(self._model, fixed) if fixed else self._model
-            self._programs[key] = compile(model, **self._options)
-        return self._programs[key]
+        results = self._program.run(None, inputs)
+        outputs: tuple[Any, ...] = namedtupledict("Outputs", self._outputs)(*results)
+        return outputs
 
 
 class CompiledBackend(Backend):
@@ -112,10 +67,13 @@ class CompiledBackend(Backend):
     def is_compatible(cls, model: ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
         """Whether every operator of `model` can be imported."""
         from ds_compiler.frontends.onnx import import_model
+        from ds_compiler.frontends.onnx.given import NotOneProgram
         from ds_compiler.ir import CompileError
 
         try:
             import_model(model)
+        except NotOneProgram:
+            pass
         except CompileError:
             return False
         return cls.supports_device(device)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ds_compiler.runtime.files import replacing
 
 if TYPE_CHECKING:
+    from ds_compiler.frontends.onnx.given import Given
     from ds_compiler.ir import Module
 
 _CHUNK: Final = 8 << 20
@@ -42,11 +43,14 @@ class Source:
         model: a path of an ONNX model or IR text (.dsir), a serialised model, an `onnx.ModelProto`, or a `Module`.
         name: for people.
         dims: sizes to fix, by symbol.
+        given: what the program holds for beyond the types of an ONNX model's inputs
+            (`ds_compiler.frontends.onnx.given`), by input; None: nothing.
     """
 
     model: Any
     name: str
     dims: Mapping[str, int]
+    given: Mapping[str, Given] | None = None
 
     @staticmethod
     def of(model: Any, dims: Mapping[str, int] | None = None) -> Source:
@@ -86,7 +90,7 @@ class Source:
             return load_module(self.model)
         from ds_compiler.frontends.onnx import import_model
 
-        return import_model(self.model, dims=self.dims)
+        return import_model(self.model, dims=self.dims, given=self.given)
 
     def fingerprint(self, notes: Path) -> str:
         """Hexadecimal hash of the content; `notes` is the folder where hashes of files are remembered.

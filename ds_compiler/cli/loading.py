@@ -24,13 +24,15 @@ def open_model(path: Path, *, threads: int | None = None, target: str = "cpu", c
     Raises:
         CompileError, LoadError, OSError: as `ds_compiler.compile` and `ds_compiler.load`.
     """
-    import ds_compiler as ds
+    from ds_compiler.api import compile_source, load
+    from ds_compiler.source import Source
 
     if is_artifact(path):
         if target != "cpu":
             raise InputProblem(f"{str(path)!r} is compiled already; --target needs the model that it was made from")
-        return ds.load(path, threads=threads)
-    return ds.compile(path if path.suffix != ".dsir" else load_ir(path), threads=threads, target=target, cache=cache)
+        return load(path, threads=threads)
+    source = Source.of(path if path.suffix != ".dsir" else load_ir(path))
+    return compile_source(source, threads=threads, target=target, cache=cache)
 
 
 def load_ir(path: Path) -> Module:

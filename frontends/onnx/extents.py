@@ -56,7 +56,7 @@ def known_numbers(e: Emitter, n: Node, vector: Value, what: str) -> tuple[int, .
     """
     array = e.array(vector)
     if array is None or array.dtype.kind not in "iu":
-        n.fail(f"{what} must be known when the model is compiled", help="make it an initializer or a Constant")
+        n.needed(e, vector, what)
     return tuple(int(x) for x in array.reshape(-1))
 
 

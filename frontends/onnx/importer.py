@@ -15,25 +15,23 @@ from onnx import (
     NodeProto,
     SparseTensorProto,
     TensorProto,
-    ValueInfoProto,
 )
 
 from ds_compiler.frontends.onnx import functions, loader, operators
 from ds_compiler.frontends.onnx.emitter import Emitter, Known, sanitised
+from ds_compiler.frontends.onnx.given import Given
+from ds_compiler.frontends.onnx.listed import Entry, Listed
 from ds_compiler.frontends.onnx.node import Array, Node
-from ds_compiler.frontends.onnx.registry import Handler, canonical_domain, find_handler
+from ds_compiler.frontends.onnx.registry import Handler, canonical_domain, find_handler, takes_lists
+from ds_compiler.frontends.onnx.signature import flat_outputs, model_inputs, open_inputs
 from ds_compiler.ir import (
-    Block,
     CompileError,
-    Dim,
     Function,
     Location,
     Module,
     Operation,
     Region,
-    TensorType,
     Value,
-    symbol,
 )
 from ds_compiler.ops import Return
 
@@ -41,7 +39,10 @@ _ = operators  # importing the package registers the handlers
 
 
 def import_model(
-    model: str | os.PathLike[str] | bytes | ModelProto, *, dims: Mapping[str, int] | None = None
+    model: str | os.PathLike[str] | bytes | ModelProto,
+    *,
+    dims: Mapping[str, int] | None = None,
+    given: Mapping[str, Given] | None = None,
 ) -> Module:
     """The module that computes what an ONNX model does, in primitives.
 
@@ -49,87 +50,49 @@ def import_model(
         model: path, serialised model, or message.
         dims: sizes to fix: by the model's dimension name (``dim_param``), or by the symbol that an unnamed one gets
             (``x_d0`` for axis 0 of input ``x``).
+        given: by input, what the module holds for; its inputs and outputs are tensors then: see `signature`. None:
+            it must hold for all calls.
 
     Raises:
+        NotOneProgram: something about the inputs must be given.
         CompileError: the model cannot be read, is malformed, or uses operators that are not supported; one line that
             names the node.
     """
     loaded = loader.load_model(model)
     functions.check_supported(loaded)
     graph = loaded.proto.graph
-    fixed = dict(dims or {})
-    constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    used: set[str] = set()
-    types = [_input_type(value, fixed, used) for value in inputs]
-    if unknown := sorted(fixed.keys() - used):
-        raise CompileError(f"no dimension called '{unknown[0]}'", help=f"dimensions: {', '.join(sorted(used))}")
-    block = Block(types, [value.name for value in inputs])
+    block, entries = open_inputs(graph, given, dims or {})
     importer = GraphImporter(Emitter(block), loaded)
-    results = importer.run(graph, dict(zip((v.name for v in inputs), block.arguments, strict=True)))
-    importer.emitter.insert(Return(tuple(results)))
+    results = importer.run(graph, dict(zip((v.name for v in model_inputs(graph)), entries, strict=True)))
+    outputs = flat_outputs([o.name for o in graph.output], results)
+    importer.emitter.insert(Return(tuple(value for _, value in outputs)))
     region = Region(block)
     _sweep(region)
     metadata = {"producer": loaded.proto.producer_name, "opset": str(loaded.opsets.get("", ""))}
-    return Module([Function("main", region, [o.name for o in graph.output])], metadata)
-
-
-def _input_type(value: ValueInfoProto, fixed: Mapping[str, int], used: set[str]) -> TensorType:
-    what = f"input '{value.name}'"
-    if not value.type.HasField("tensor_type"):
-        raise CompileError(f"{what} is no tensor (sequences, maps and optionals are not supported)")
-    tensor = value.type.tensor_type
-    dtype = loader.element_type(tensor.elem_type, what)
-    if not tensor.HasField("shape"):
-        raise CompileError(f"{what} has no declared rank")
-    shape: list[Dim] = []
-    for axis, dim in enumerate(tensor.shape.dim):
-        if dim.HasField("dim_value") and dim.dim_value >= 0:  # exporters write -1 for unknown
-            shape.append(int(dim.dim_value))
-            continue
-        name = dim.dim_param if dim.dim_param.strip("? ") else f"{value.name}_d{axis}"
-        identifier = _symbol_name(name)
-        used.update((name, identifier))
-        size = fixed.get(name, fixed.get(identifier))
-        if size is not None and size < 0:
-            raise CompileError(f"{what}: size {size} given for dimension '{name}'")
-        shape.append(symbol(identifier) if size is None else int(size))
-    return TensorType(tuple(shape), dtype)
-
-
-def _symbol_name(name: str) -> str:
-    """`name` as the name of a symbolic dimension (a leading underscore means a size that data decides)."""
-    text = sanitised(name)
-    if text.startswith("_"):
-        text = f"d{text}"
-    try:
-        symbol(text)
-    except ValueError:
-        text = f"{text}_"
-    return text
+    return Module([Function("main", region, [name for name, _ in outputs])], metadata)
 
 
 class GraphImporter:
     """Imports one graph; nested graphs and functions get one of their own that shares the emitter.
 
     Attributes:
-        values: ONNX value name -> value, enclosing graphs included.
+        values: ONNX value name -> value or sequence, enclosing graphs included.
     """
 
     def __init__(
         self,
         emitter: Emitter,
         model: loader.LoadedModel,
-        values: MutableMapping[str, Value] | None = None,
+        values: MutableMapping[str, Entry] | None = None,
         opsets: Mapping[str, int] | None = None,
         prefix: str = "",
     ) -> None:
         self.emitter, self.model = emitter, model
-        self.values: ChainMap[str, Value] = ChainMap({}, *([values] if values is not None else []))
+        self.values: ChainMap[str, Entry] = ChainMap({}, *([values] if values is not None else []))
         self.opsets = model.opsets if opsets is None else opsets
         self.prefix = prefix
 
-    def run(self, graph: GraphProto, arguments: Mapping[str, Value]) -> list[Value]:
+    def run(self, graph: GraphProto, arguments: Mapping[str, Entry]) -> list[Entry]:
         """The graph's outputs, given its inputs."""
         for tensor in graph.initializer:
             array = loader.read_initializer(tensor, self.model)
@@ -140,7 +103,7 @@ class GraphImporter:
         self.run_nodes(graph.node)
         return [self.values[o.name] for o in graph.output]
 
-    def subgraph(self, graph: GraphProto, arguments: Sequence[Value] = ()) -> list[Value]:
+    def subgraph(self, graph: GraphProto, arguments: Sequence[Entry] = ()) -> list[Entry]:
         """Outputs of a nested graph, which reads this one's values, inserted where the emitter stands."""
         inner = GraphImporter(self.emitter, self.model, self.values, self.opsets, self.prefix)
         return inner.run(graph, dict(zip((i.name for i in graph.input), arguments, strict=True)))
@@ -179,9 +142,11 @@ class GraphImporter:
         opset = self.opsets.get(domain, 1)
         node = Node(proto, inputs, opset, location, self)
         function = self.model.functions.get((domain, proto.op_type))
+        if function is None and not takes_lists(domain, proto.op_type):
+            node.reject_lists()
         handler = find_handler(domain, proto.op_type, opset) if function is None else None
         if handler is None and function is None:
-            types = [None if v is None else v.type for v in inputs]
+            types = [None if v is None else v.type for v in node.inputs]
             function = functions.standard_function(proto, opset, domain, types)
             if function is None:
                 node.fail(f"not supported at opset {opset}")
@@ -193,34 +158,35 @@ class GraphImporter:
                 continue
             if value is None:
                 node.fail(f"output '{name}' is not supported")
-            if not value.hint:
+            if isinstance(value, Value) and not value.hint:
                 value.hint = sanitised(name)
             self.values[name] = value
 
-    def _call(self, function: FunctionProto, node: Node) -> list[Value | None]:
+    def _call(self, function: FunctionProto, node: Node) -> list[Entry | None]:
         """Inline a function at the node that calls it."""
         attributes: dict[str, AttributeProto] = {a.name: a for a in function.attribute_proto}
         attributes.update((a.name, a) for a in node.proto.attribute)
         opsets = {**self.opsets, **loader.opset_versions(function.opset_import)}
         inner = GraphImporter(self.emitter, self.model, None, opsets, f"{node.location}/")
-        for name, value in zip(function.input, node.inputs, strict=False):
+        for name, value in zip(function.input, node.entries, strict=False):
             if value is not None:
                 inner.values[name] = value
         inner.run_nodes(functions.bound_nodes(function, attributes, set(inner.values)))
         return [inner.values.get(name) for name in function.output]
 
 
-def _apply(handler: Handler | None, emitter: Emitter, node: Node) -> list[Value | None]:
+def _apply(handler: Handler | None, emitter: Emitter, node: Node) -> list[Entry | None]:
     assert handler is not None
     try:
         results = handler(emitter, node)
     except CompileError as error:
         if error.location:
             raise
-        raise type(error)(error.what, location=node.location, help=error.help) from error
+        error.location = node.location
+        raise
     except (IndexError, ValueError, TypeError, AttributeError, OverflowError, ZeroDivisionError) as error:
         raise CompileError(f"{node.op_type}: malformed node: {error}", location=node.location) from error
-    return [results] if isinstance(results, Value) else list(results)
+    return [results] if isinstance(results, Value | Listed) else list(results)
 
 
 def _sweep(region: Region) -> None:

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 from onnx import AttributeProto, NodeProto, helper, numpy_helper
 
+from ds_compiler.frontends.onnx.given import NotOneProgram
+from ds_compiler.frontends.onnx.listed import Entry, Listed
 from ds_compiler.ir import CompileError, Location, Value
+from ds_compiler.ops import Cast, Reshape
 
 if TYPE_CHECKING:
+    from ds_compiler.frontends.onnx.emitter import Emitter
     from ds_compiler.frontends.onnx.importer import GraphImporter
 
 Array = np.ndarray[Any, Any]
@@ -21,7 +25,8 @@ class Node:
     """A node being imported.
 
     Attributes:
-        inputs: values; None where the model leaves an optional input out.
+        entries: what the node reads; None where the model leaves an optional input out.
+        inputs: the same, where handlers take tensors only.
         opset: version of the node's domain.
         importer: for operators that hold subgraphs.
     """
@@ -29,12 +34,13 @@ class Node:
     def __init__(
         self,
         proto: NodeProto,
-        inputs: Sequence[Value | None],
+        entries: Sequence[Entry | None],
         opset: int,
         location: Location,
         importer: GraphImporter,
     ) -> None:
-        self.proto, self.inputs, self.opset, self.location, self.importer = proto, inputs, opset, location, importer
+        self.proto, self.entries, self.opset, self.location, self.importer = proto, entries, opset, location, importer
+        self.inputs = [entry if isinstance(entry, Value) else None for entry in entries]
         self._attributes = {a.name: a for a in proto.attribute}
 
     @property
@@ -63,6 +69,35 @@ class Node:
     def optional(self, index: int) -> Value | None:
         """Input `index`, or None."""
         return self.inputs[index] if index < len(self.inputs) else None
+
+    def sequence(self, index: Integer) -> Listed:
+        """Input `index`, which must be a sequence (or an empty optional)."""
+        entry = self.entries[index] if index < len(self.entries) else None
+        if isinstance(entry, Listed):
+            return entry
+        self.fail(f"input {index} is {'missing' if entry is None else entry.type}, expected a sequence")
+
+    def reject_lists(self) -> None:
+        """Fail if an input is no tensor."""
+        for index, entry in enumerate(self.entries):
+            if isinstance(entry, Listed):
+                self.fail(f"input {index} is {entry}, expected a tensor")
+
+    def needed(self, emitter: Emitter, value: Value, what: str) -> NoReturn:
+        """Fail because `value` must be known at import; if it is an input of the model, it may be given.
+
+        Raises:
+            NotOneProgram: it is one.
+            CompileError: it is computed.
+        """
+        source: Value = value
+        while isinstance(source.defining_op, Reshape | Cast):
+            source = source.defining_op.operand
+        message, help = f"{what} must be known when the model is compiled", "make it an initializer or a Constant"
+        if source in emitter.root.arguments:
+            what = f"{self.op_type}: {message}"
+            raise NotOneProgram(what, source.hint, location=self.location, help=help)
+        self.fail(message, help)
 
     def present(self) -> list[Value]:
         """All inputs, each of which must be there."""

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from ds_compiler.frontends.onnx.emitter import Emitter
+    from ds_compiler.frontends.onnx.listed import Entry
     from ds_compiler.frontends.onnx.node import Node
-    from ds_compiler.ir import Value
 
-Handler: TypeAlias = "Callable[[Emitter, Node], Value | Sequence[Value | None]]"
+Handler: TypeAlias = "Callable[[Emitter, Node], Entry | Sequence[Entry | None]]"
 
 _HANDLERS: dict[tuple[str, str], list[tuple[int, Handler]]] = {}
+_TAKE_LISTS: set[tuple[str, str]] = set()
 
 
-def onnx_op(*names: str, since: int = 1, domain: str = "") -> Callable[[Handler], Handler]:
+def onnx_op(*names: str, since: int = 1, domain: str = "", lists: bool = False) -> Callable[[Handler], Handler]:
     """Register a handler for operators `names`, from opset version `since` until a later registration.
 
     A handler appends primitives through the emitter and returns the node's results (one, or a sequence).
+
+    Args:
+        lists: it takes sequences and optionals too; for others a node that reads one is an error.
     """
 
     def register(handler: Handler) -> Handler:
@@ -27,6 +31,8 @@ def onnx_op(*names: str, since: int = 1, domain: str = "") -> Callable[[Handler]
             if any(version == since for version, _ in versions):
                 raise ValueError(f"operator '{name}' is registered twice for opset {since}")
             versions.append((since, handler))
+            if lists:
+                _TAKE_LISTS.add((domain, name))
             versions.sort(key=lambda entry: entry[0])
         return handler
 
@@ -45,6 +51,11 @@ def find_handler(domain: str, name: str, opset: int) -> Handler | None:
         if since <= opset:
             found = handler
     return found
+
+
+def takes_lists(domain: str, name: str) -> bool:
+    """Whether handlers of the operator take sequences and optionals."""
+    return (canonical_domain(domain), name) in _TAKE_LISTS
 
 
 def supported_operators() -> list[tuple[str, str, tuple[int, ...]]]:

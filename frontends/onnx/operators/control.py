@@ -12,7 +12,9 @@ import numpy as np
 from onnx import GraphProto, ValueInfoProto
 
 from ds_compiler.frontends.onnx.emitter import Emitter
+from ds_compiler.frontends.onnx.listed import Entry, Listed
 from ds_compiler.frontends.onnx.node import Node
+from ds_compiler.frontends.onnx.operators.sequence import loop_over_sequences
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Block, Dim, Region, TensorType, Value, symbol
 from ds_compiler.ir.dims import symbols_of
@@ -26,18 +28,23 @@ _GENERALISED = 4
 """How often a loop's body is imported again with more general sizes before it is given up."""
 
 
-@onnx_op("If")
-def if_(e: Emitter, n: Node) -> Sequence[Value | None]:
+@onnx_op("If", lists=True)
+def if_(e: Emitter, n: Node) -> Sequence[Entry | None]:
     condition = e.truth(e.reshape(n.input(0), ()))
     then, orelse = n.required("then_branch"), n.required("else_branch")
     known = e.array(condition)
     if known is not None:
         return n.importer.subgraph(then if known else orelse)
     blocks = Block(), Block()
-    values: list[list[Value]] = []
+    branches: list[list[Entry]] = []
     for block, graph in zip(blocks, (then, orelse), strict=True):
         with e.into(block):
-            values.append(n.importer.subgraph(graph))
+            branches.append(n.importer.subgraph(graph))
+    if any(isinstance(entry, Listed) for branch in branches for entry in branch):
+        for block in blocks:
+            _discard(block)
+        n.needed(e, condition, "a condition that chooses between sequences or optionals")
+    values = [_tensors(n, branch) for branch in branches]
     for a, b in zip(*values, strict=True):
         if a.type.dtype != b.type.dtype:
             n.fail(f"the branches yield {a.type} and {b.type}")
@@ -118,6 +125,13 @@ def _known_alike(e: Emitter, a: Value, b: Value) -> bool:
     return x is not None and y is not None and a.type == b.type and x.dtype == y.dtype and np.array_equal(x, y)
 
 
+def _tensors(n: Node, entries: Sequence[Entry]) -> list[Value]:
+    for entry in entries:
+        if isinstance(entry, Listed):
+            n.fail(f"its graph yields {entry}, expected a tensor")
+    return [entry for entry in entries if isinstance(entry, Value)]
+
+
 # -- loops --------------------------------------------------------------------------------------------------------
 class _Body:
     """A loop's body graph, imported as often as needed.
@@ -185,7 +199,7 @@ def _loop_body(body: _Body, iteration: Value, carried: Sequence[Value]) -> tuple
     arguments = [iteration, e.constant(np.asarray(True)), *carried]
     declared = [len(i.type.tensor_type.shape.dim) for i in body.graph.input[:2]]
     arguments[:2] = [e.reshape(v, (1,) * rank) for v, rank in zip(arguments[:2], declared, strict=True)]
-    go_on, *values = body.n.importer.subgraph(body.graph, arguments)
+    go_on, *values = _tensors(body.n, body.n.importer.subgraph(body.graph, arguments))
     values = [_as_declared(e, v, o) for v, o in zip(values, body.graph.output[1:], strict=True)]
     count = len(carried)
     return e.truth(e.reshape(go_on, ())), values[:count], values[count:]
@@ -204,13 +218,16 @@ def _as_declared(e: Emitter, value: Value, declared: ValueInfoProto) -> Value:
     return e.reshape(value, shape)
 
 
-@onnx_op("Loop")
-def loop(e: Emitter, n: Node) -> Sequence[Value | None]:
+@onnx_op("Loop", lists=True)
+def loop(e: Emitter, n: Node) -> Sequence[Entry | None]:
     """A loop that always runs through is a scan; others are a ``while``. A loop that may end early and stacks
-    values runs twice: the first time tells how often, which the second, a scan, then knows."""
+    values runs twice: the first time tells how often, which the second, a scan, then knows. One that carries a
+    sequence is written out."""
     limit, start = n.optional(0), n.optional(1)
     limit = None if limit is None else e.cast(e.reshape(limit, ()), i64)
     start = None if start is None else e.truth(e.reshape(start, ()))
+    if any(isinstance(entry, Listed) for entry in n.entries[2:]):
+        return loop_over_sequences(e, n, limit, start)
     body = _Body(e, n, [n.input(i) for i in range(2, len(n.inputs))])
     known_start = None if start is None else e.array(start)
     if known_start is not None:
@@ -329,7 +346,7 @@ def scan(e: Emitter, n: Node) -> Sequence[Value | None]:
     slices = [TensorType(v.type.shape[1:], v.type.dtype) for v in inputs]
     block = Block([*(v.type for v in inits), *slices])
     with e.into(block):
-        results = n.importer.subgraph(graph, block.arguments)
+        results = _tensors(n, n.importer.subgraph(graph, block.arguments))
         carried = []
         for index, (value, init) in enumerate(zip(results[: len(inits)], inits, strict=True)):
             if value.type.dtype != init.type.dtype or value.type.rank != init.type.rank:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
 
 from ds_compiler.frontends.onnx.emitter import Emitter
+from ds_compiler.frontends.onnx.listed import Entry
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Value
@@ -117,9 +119,9 @@ def where(e: Emitter, n: Node) -> Value:
     return e.select(n.input(0), n.input(1), n.input(2))
 
 
-@onnx_op("Identity")
-def identity(e: Emitter, n: Node) -> Value:
-    return n.input(0)
+@onnx_op("Identity", lists=True)
+def identity(e: Emitter, n: Node) -> Sequence[Entry | None]:
+    return n.entries[:1]
 
 
 @onnx_op("Dropout")

@@ -21,7 +21,7 @@ def reduction_axes(e: Emitter, n: Node, rank: int) -> tuple[int, ...]:
     if given is not None:
         known = e.array(given)
         if known is None and given.type.elements != 0:
-            n.fail("axes that only running the program tells are not supported")
+            n.needed(e, given, "axes")
         values = () if known is None else tuple(int(a) for a in known.reshape(-1))
     if values:
         return n.axes(values, rank)
