@@ -7,22 +7,21 @@ compile  the same, through LLVM to one relocatable object
 from __future__ import annotations
 
 import functools
-import re
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
 import llvmlite.binding as llvm
 
+from ds_compiler.backends.checks import collect_checks
+from ds_compiler.backends.constants import ConstantPool
+from ds_compiler.backends.describe import describe_arguments, describe_kernel, describe_results, program_symbols
 from ds_compiler.backends.llvm.builder import ModuleBuilder
-from ds_compiler.backends.llvm.checks import collect_checks
-from ds_compiler.backends.llvm.constants import ConstantPool
-from ds_compiler.backends.llvm.kernels import emit_kernel, kernel_key
+from ds_compiler.backends.llvm.kernels import emit_kernel
 from ds_compiler.backends.llvm.program import KernelCall, emit_program
-from ds_compiler.backends.llvm.symbols import program_symbols
 from ds_compiler.backends.llvm.target import Target
-from ds_compiler.ir import Function, Module, Value
-from ds_compiler.ir.dims import Dim
+from ds_compiler.backends.loops.signature import kernel_key, kernel_name
+from ds_compiler.ir import Function, Module
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Fusion
 from ds_compiler.passes.buffers import kernel_blocks
@@ -33,7 +32,6 @@ from ds_compiler.runtime.manifest import Manifest
 from ds_compiler.runtime.memory import ConstantBlock
 
 WAITING = "(waiting for other threads)"
-_LONGEST_NAME = 48
 
 
 @dataclass
@@ -97,13 +95,13 @@ def emit(
         symbols = program_symbols(function, bound)
         program = emit_program(builder, function, plan, kernels, symbols, constants, checks)
     described = Manifest(
-        inputs=tuple(_tensor(v, v.hint or f"input{i}") for i, v in enumerate(function.arguments)),
-        outputs=tuple(_tensor(v, n) for v, n in zip(function.block.terminator.operands, _result_names(function))),
+        inputs=describe_arguments(function),
+        outputs=describe_results(function),
         symbols=symbols,
         constraints=constraints,
         arena=str(plan.arena),
         scratch=str(max((k.info.scratch_bytes for k in kernels.values()), default=0)),
-        kernels=(*(_describe_kernel(f) for f in program.profiled), manifest.Kernel(WAITING)),
+        kernels=(*(describe_kernel(f) for f in program.profiled), manifest.Kernel(WAITING)),
         constants=constants.describe(),
         constants_bytes=constants.size,
         checks=program.checks,
@@ -161,30 +159,6 @@ def _emit_kernels(builder: ModuleBuilder, function: Function, target: Target) ->
             by_key[key] = KernelCall(name, emit_kernel(builder, name, op, target))
         calls[op] = by_key[key]
     return calls, len(by_key)
-
-
-def kernel_name(fusion: Fusion, number: int) -> str:
-    """A symbol name that shows the source node: ``k12_encoder_layer_0_MatMul``."""
-    source = fusion.location.names[0] if fusion.location else fusion.strategy
-    return f"k{number}_{re.sub(r'[^A-Za-z0-9]+', '_', source).strip('_')[-_LONGEST_NAME:]}"
-
-
-def _result_names(function: Function) -> list[str]:
-    count = len(function.block.terminator.operands)
-    return [*function.result_names, *(f"output{i}" for i in range(len(function.result_names), count))]
-
-
-def _tensor(value: Value, name: str) -> manifest.Tensor:
-    return manifest.Tensor(name, value.type.dtype.numpy.name, tuple(str(d) for d in value.type.shape))
-
-
-def _describe_kernel(fusion: Fusion) -> manifest.Kernel:
-    moved: Dim = 0
-    for value in dict.fromkeys((*fusion.inputs, *fusion.results)):
-        moved = moved + value.type.bytes
-    names = fusion.location.names or (fusion.strategy,)
-    title = names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
-    return manifest.Kernel(title, names, str(fusion.cost().flops), str(moved), fusion.strategy)
 
 
 class _phase:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ds_compiler.backends.constants import Packing
 from ds_compiler.backends.llvm.body import Body
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
-from ds_compiler.backends.llvm.frame import Array, KernelFrame, KernelInfo, Packing
+from ds_compiler.backends.llvm.frame import Array, KernelFrame, KernelInfo
 from ds_compiler.backends.llvm.matmul import (
     Matrix,
     PackedMatrix,

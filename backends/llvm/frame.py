@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ds_compiler.backends.constants import Packing
 from ds_compiler.backends.llvm.body import Body
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
 from ds_compiler.backends.llvm.sizes import emit_size
@@ -36,17 +37,6 @@ class KernelInfo:
     parallel: bool = True
     packed: Mapping[int, Packing] = field(default_factory=dict)
     inplace: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Repacking of a constant operand; equal names on one constant give equal data."""
-
-    name: str
-    function: Callable[[Array], Array]
-
-    def __call__(self, value: Array) -> Array:
-        return self.function(value)
 
 
 @dataclass

@@ -16,9 +16,10 @@ from ds_compiler.backends.llvm.builder import FunctionBuilder, V, constant, vect
 from ds_compiler.backends.llvm.interleaved import emit_interleaved, find_interleaving
 from ds_compiler.backends.llvm.partition import each_point
 from ds_compiler.backends.llvm.target import Target
-from ds_compiler.backends.llvm.transposed import emit_transposed, find_tiling
-from ds_compiler.backends.loops.collapse import indices_of
+from ds_compiler.backends.llvm.transposed import emit_transposed
+from ds_compiler.backends.loops.collapse import contiguity, indices_of
 from ds_compiler.backends.loops.ir import Axis, Index, Nest, Node, Reduction, Running, Step, Store, step_nodes, walk
+from ds_compiler.backends.loops.tiling import find_tiling
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.dtypes import DType
 from ds_compiler.ops.elementwise import BINARY, UNARY
@@ -63,10 +64,7 @@ class _Emitter:
         return self._contiguity(nest.inner[-1]) >= self._contiguity(nest.outer[-1])
 
     def _contiguity(self, axis: Axis) -> int:
-        score = 0
-        for index in self.indices:
-            step = index.coefficient(axis)
-            score += 1 if step == 1 else -1 if step != 0 or axis in index.axes else 0
+        score = contiguity(self.indices, axis)
         if isinstance(axis.extent, int) and axis.extent < self.lanes:
             score -= 2
         return score

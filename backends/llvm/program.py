@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ds_compiler.backends.checks import SizeCheck
+from ds_compiler.backends.constants import ConstantPool
 from ds_compiler.backends.llvm import control_flow
 from ds_compiler.backends.llvm.builder import ModuleBuilder, V
-from ds_compiler.backends.llvm.checks import SizeCheck, emit_check
-from ds_compiler.backends.llvm.constants import ConstantPool
 from ds_compiler.backends.llvm.estimate import kernel_ns, total_ns
 from ds_compiler.backends.llvm.frame import KernelInfo
 from ds_compiler.backends.llvm.parallel import (
@@ -25,7 +25,7 @@ from ds_compiler.backends.llvm.parallel import (
     emit_ticks,
 )
 from ds_compiler.backends.llvm.sizes import emit_magnitude, emit_size
-from ds_compiler.backends.llvm.symbols import SymbolTable
+from ds_compiler.backends.llvm.symbols import SymbolTable, emit_check
 from ds_compiler.ir import Block, Function, Operation, Value
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Bind, Check, Constant, Fusion, If, Reshape, Scan, Size, While

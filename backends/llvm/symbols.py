@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from ds_compiler.backends.checks import SizeCheck
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V
-from ds_compiler.ir import Function
-from ds_compiler.ir.dims import Expr, symbol, symbols_of
-from ds_compiler.ir.errors import CompileError
+from ds_compiler.backends.llvm.sizes import emit_size
 from ds_compiler.runtime.manifest import Symbol
 
 
@@ -48,21 +47,7 @@ class SymbolTable(Mapping[str, V]):
         return len(self._slots)
 
 
-def program_symbols(function: Function, bound: Iterable[str]) -> tuple[Symbol, ...]:
-    """The symbols of a program: those that inputs declare, by the axis that tells them, then those it binds itself.
-
-    Raises:
-        CompileError: an input's size is an expression of a symbol that no axis of an input states by itself.
-    """
-    found: dict[str, Symbol] = {}
-    used: dict[str, str] = {}
-    for index, argument in enumerate(function.arguments):
-        for axis, dim in enumerate(argument.type.shape):
-            for name in symbols_of(dim):
-                used.setdefault(name, f"input '{argument.hint or index}' has the size '{dim}' on axis {axis}")
-                if isinstance(dim, Expr) and dim == symbol(name):
-                    found.setdefault(name, Symbol(name, index, axis))
-    for name, where in used.items():
-        if name not in found:
-            raise CompileError(f"{where}, but no input has an axis of size '{name}'")
-    return (*found.values(), *(Symbol(name) for name in sorted(set(bound))))
+def emit_check(fb: FunctionBuilder, check: SizeCheck, symbols: SymbolTable) -> V:
+    """Whether the check holds, as i1."""
+    value = emit_size(fb, check.value, symbols)
+    return fb.icmp("eq" if check.zero else "sge", value, fb.i64(0))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ds_compiler.backends.constants import Packing
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of
 from ds_compiler.backends.llvm.contraction import EpilogueEmitter, root_of
 from ds_compiler.backends.llvm.conv_plan import conv_plan
 from ds_compiler.backends.llvm.convolution import Convolution, choose
-from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo, Packing
+from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo
 from ds_compiler.backends.llvm.pool import PoolShape, emit_pool
 from ds_compiler.backends.llvm.pool_planes import PlaneWindow, emit_plane_pool, plane_scratch_bytes
 from ds_compiler.backends.llvm.scalars import compute_type

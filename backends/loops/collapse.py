@@ -46,6 +46,15 @@ def indices_of(nest: Nest) -> list[Index]:
     return list(found)
 
 
+def contiguity(indices: list[Index], axis: Axis) -> int:
+    """How well accesses at `indices` run along `axis`: one point for each that does, less one for each that strides."""
+    score = 0
+    for index in indices:
+        step = index.coefficient(axis)
+        score += 1 if step == 1 else -1 if step != 0 or axis in index.axes else 0
+    return score
+
+
 def _collapse_nest(nest: Nest, graph: Graph) -> Nest:
     (outer, inner), steps = collapse_axes(graph, [nest.outer, nest.inner], nest.steps)
     return Nest(outer, inner, steps, nest.serial)

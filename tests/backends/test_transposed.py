@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ds_compiler.backends.llvm.transposed import find_tiling
 from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.nests import lower_loops
+from ds_compiler.backends.loops.tiling import find_tiling
 from ds_compiler.ir import Builder, Module, Value
 from ds_compiler.ops import Binary, Broadcast, Fusion, Slice, Transpose, Unary
 from ds_compiler.passes.fuse import fuse

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ds_compiler.backends.llvm.builder import FunctionBuilder, V
-from ds_compiler.backends.llvm.sizes import emit_size
-from ds_compiler.backends.llvm.symbols import SymbolTable
 from ds_compiler.ir import Function, Operation
 from ds_compiler.ir.dims import Dim, Expr, is_non_negative, maximum, product, symbols_of
 from ds_compiler.ops import Assume, Broadcast, Concat, Conv, ConvTranspose, DotGeneral, Fusion, Reshape, Scan, Slice
@@ -57,12 +54,6 @@ def collect_checks(
                 else:
                     checks.setdefault(op, []).append(check)
     return tuple(constraints.values()), checks
-
-
-def emit_check(fb: FunctionBuilder, check: SizeCheck, symbols: SymbolTable) -> V:
-    """Whether the check holds, as i1."""
-    value = emit_size(fb, check.value, symbols)
-    return fb.icmp("eq" if check.zero else "sge", value, fb.i64(0))
 
 
 def _assumptions(op: Operation) -> Iterator[SizeCheck]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ds_compiler.backends.llvm.frame import Packing
 from ds_compiler.ops import Constant
 from ds_compiler.runtime import manifest
 from ds_compiler.runtime.abi import ALIGNMENT
@@ -18,6 +18,17 @@ Array = np.ndarray[Any, Any]
 
 _SAMPLE = 4096
 _BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Repacking of a constant operand; equal names on one constant give equal data."""
+
+    name: str
+    function: Callable[[Array], Array]
+
+    def __call__(self, value: Array) -> Array:
+        return self.function(value)
 
 
 @dataclass

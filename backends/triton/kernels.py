@@ -1,0 +1,122 @@
+"""One fused operation -> the Triton kernels that compute it, each a readable source file.
+
+Several kernels where parts must follow one another: a scatter copies first; a concatenation has one for each part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ds_compiler.backends.loops.collapse import collapse
+from ds_compiler.backends.loops.inplace import inplace_results
+from ds_compiler.backends.loops.ir import Kernel, Nest
+from ds_compiler.backends.loops.nests import lower_loops
+from ds_compiler.backends.loops.signature import symbols_in
+from ds_compiler.backends.triton import scalars
+from ds_compiler.backends.triton.body import Buffer, names_of
+from ds_compiler.backends.triton.loops import emit_nest
+from ds_compiler.backends.triton.sizes import symbol_parameter
+from ds_compiler.backends.triton.tile import Grid
+from ds_compiler.backends.triton.writer import Writer
+from ds_compiler.ir.dims import Dim
+from ds_compiler.ir.errors import CompileError
+from ds_compiler.ops import Fusion
+
+_WIDE = 1 << 31
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument: a pointer into a buffer (`buffer`: its number, operands first), or a symbol's value."""
+
+    name: str
+    signature: str
+    buffer: int | None = None
+    symbol: str | None = None
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A kernel as text.
+
+    Attributes:
+        name: of the function and of its file; ends in a hash of the text.
+        grid: programs, as a size over the symbols.
+    """
+
+    name: str
+    text: str
+    parameters: tuple[Parameter, ...]
+    grid: Dim
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class FusionKernels:
+    """The kernels of one fusion, in order; `inplace`: for a result, the operands whose memory it may take."""
+
+    sources: tuple[KernelSource, ...]
+    inplace: dict[int, tuple[int, ...]]
+
+
+def emit_kernels(fusion: Fusion, name: str) -> FusionKernels:
+    """The sources for a fusion.
+
+    Raises:
+        CompileError: an operation or element type has no code; names the node.
+    """
+    try:
+        kernel = collapse(lower_loops(fusion))
+        buffers = names_of(kernel.buffers, kernel.inputs)
+        sources = []
+        for number, nest in enumerate(kernel.nests):
+            title = name if len(kernel.nests) == 1 else f"{name}_part{number}"
+            sources.append(_source(fusion, title, kernel, buffers, nest))
+        return FusionKernels(tuple(sources), inplace_results(kernel))
+    except CompileError as error:
+        if not error.location:
+            error.location = fusion.location
+        raise
+
+
+def _source(fusion: Fusion, name: str, kernel: Kernel, buffers: Sequence[Buffer], nest: Nest) -> KernelSource:
+    writer = Writer()
+    grid = emit_nest(writer, buffers, nest, wide=_is_wide(buffers))
+    parameters = [Parameter(b.name, f"*{scalars.memory_type(b.type.dtype)}", buffer=n) for n, b in enumerate(buffers)]
+    parameters += [Parameter(symbol_parameter(s), "i64", symbol=s) for s in symbols_in(fusion)]
+    return finish(fusion, name, writer, tuple(parameters), buffers, grid)
+
+
+def finish(
+    fusion: Fusion,
+    name: str,
+    writer: Writer,
+    parameters: tuple[Parameter, ...],
+    buffers: Sequence[Buffer],
+    grid: Grid,
+) -> KernelSource:
+    """The file around a body."""
+    nodes = ", ".join(fusion.location.names) or fusion.strategy
+    lines = [f"{b.name}: {b.type}" for b in buffers]
+    signature = ", ".join(p.name for p in parameters)
+    described = "\n".join(["", *(f"    {line}" for line in [*lines, f"programs: {grid.programs}"])])
+    body = f'    """{_escaped(nodes)}\n{described}\n    """\n{writer.text()}'
+    digest = hashlib.sha256(f"{signature}\n{body}".encode()).hexdigest()[:12]
+    full = f"{name}_{digest}"
+    text = (
+        "import triton\nimport triton.language as tl\n\nfrom ds_compiler.backends.triton import library\n\n\n"
+        f"@triton.jit\ndef {full}({signature}):\n{body}"
+    )
+    return KernelSource(full, text, parameters, grid.programs, grid.num_warps, grid.num_stages)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "/").replace('"', "'")
+
+
+def _is_wide(buffers: Sequence[Buffer]) -> bool:
+    """Whether positions may exceed 32 bits."""
+    return any(not isinstance(b.type.elements, int) or b.type.elements >= _WIDE for b in buffers)

@@ -1,0 +1,83 @@
+"""A GPU program as data: kernels, and the steps that launch them on places in memory.
+
+Sizes, offsets and grids are text over the symbols of the program's manifest (`ds_compiler.runtime.dims`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ds_compiler.runtime.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address: ``offset`` bytes into ``space``.
+
+    Attributes:
+        space: ``input`` or ``output`` (number `index` of the call), ``constant`` (the constant block), ``arena``.
+    """
+
+    space: str
+    offset: str = "0"
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One Triton function.
+
+    Attributes:
+        name: of the function; it ends in a hash of `source`.
+        signature: Triton's type of each parameter (``*fp32``, ``i64``), by name.
+        num_warps, num_stages: options to compile it with.
+    """
+
+    name: str
+    source: str
+    signature: tuple[tuple[str, str], ...]
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Run kernel number `kernel` on `grid` programs; `arguments` are addresses and values of symbols (their names).
+
+    `slot`: the entry of the manifest's kernels that it is part of.
+    """
+
+    kernel: int
+    grid: str
+    arguments: tuple[Place | str, ...]
+    slot: int
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy `bytes` bytes."""
+
+    target: Place
+    source: Place
+    bytes: str
+
+
+@dataclass(frozen=True)
+class SetSize:
+    """Write the value of a size expression, as i64."""
+
+    target: Place
+    value: str
+
+
+Step = Launch | Copy | SetSize
+
+
+@dataclass(frozen=True)
+class GpuProgram:
+    """A whole program, without its constants' data; `manifest.kernels` are what profiles tell apart."""
+
+    target: str
+    manifest: Manifest
+    kernels: tuple[Kernel, ...]
+    steps: tuple[Step, ...]
