@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ds_compiler.build import Built
     from ds_compiler.function import CompiledFunction
+    from ds_compiler.hosted import HostedModel
     from ds_compiler.ir import Module
     from ds_compiler.specialized import SpecializedModel
 
@@ -144,7 +145,7 @@ def compile(
     return CompiledFunction(model, shared, dynamic, donated)
 
 
-def _compile_model(source: Source, options: Mapping[str, Any]) -> CompiledModel | SpecializedModel:
+def _compile_model(source: Source, options: Mapping[str, Any]) -> CompiledModel | SpecializedModel | HostedModel:
     """One program; or, where inputs decide more than sizes, a model that makes one for each structure of a call."""
     try:
         return compile_source(source, **options)
@@ -153,6 +154,12 @@ def _compile_model(source: Source, options: Mapping[str, Any]) -> CompiledModel 
 
         if not isinstance(error, NotOneProgram):
             raise
+        if error.host:
+            from ds_compiler.frontends.onnx.loader import load_model
+            from ds_compiler.hosted import HostedModel
+
+            whole = load_model(source.model)
+            return HostedModel(whole.proto, lambda part: _compile_model(Source.of(part, source.dims), options), error)
         from ds_compiler.specialized import SpecializedModel
 
         return SpecializedModel(source, options, error)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TypeProto, ValueInfoProto
+from onnx import TypeProto, ValueInfoProto
 
 from ds_compiler.api import compile_source
 from ds_compiler.compiled import CompiledModel
 from ds_compiler.frontends.onnx import loader
 from ds_compiler.frontends.onnx.given import Absent, Fixed, Given, Items, NotOneProgram, Ranked
-from ds_compiler.frontends.onnx.signature import is_structured, model_inputs
+from ds_compiler.frontends.onnx.signature import is_structured
 from ds_compiler.ir.dtypes import from_numpy
 from ds_compiler.report import Report
 from ds_compiler.runtime.errors import InputError
+from ds_compiler.several import SeveralPrograms
 from ds_compiler.source import Source
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +46,7 @@ class SpecializedReport:
         return "\n".join(lines)
 
 
-class SpecializedModel:
+class SpecializedModel(SeveralPrograms):
     """A model with sequences, optionals or open ranks among its inputs, or one that reads axes or positions from them.
 
     Made by `ds_compiler.compile`. A call with a structure, or a value that decides the program, that is new compiles
@@ -55,52 +55,16 @@ class SpecializedModel:
     Args:
         source: the model.
         options: of `ds_compiler.api.compile_source`.
-        reason: why it has no single program; kept as text.
+        reason: why it has no single program.
     """
 
     def __init__(self, source: Source, options: Mapping[str, Any], reason: NotOneProgram) -> None:
-        self._source, self._options, self.reason = source, dict(options), str(reason)
-        self._model: ModelProto = loader.load_model(source.model).proto
-        self._inputs = model_inputs(self._model.graph)
-        self._outputs = list(self._model.graph.output)
+        super().__init__(loader.load_model(source.model).proto, reason)
+        self._source, self._options = source, dict(options)
         self._structured = [v.name for v in self._inputs if is_structured(v.type)]
         self._by_value: list[str] = [] if reason.value_of is None else [reason.value_of]
         self._programs: dict[tuple[tuple[str, Given], ...], CompiledModel] = {}
         self._lock = threading.RLock()
-
-    def __call__(self, /, *inputs: Any, **named: Any) -> dict[str, Any]:
-        """Outputs by name, for inputs by keyword, in one dict (names may be anything), or in order.
-
-        Sequences are lists of arrays; an optional that holds nothing is None.
-
-        Raises:
-            InputError: names, element types or shapes do not match.
-            CompileError: the model does not hold for this structure.
-            ExecutionError: a check inside of the program failed.
-        """
-        if len(inputs) == 1 and not named and isinstance(inputs[0], Mapping):
-            feeds = dict(inputs[0])
-        elif inputs:
-            if named or len(inputs) != len(self._inputs):
-                raise InputError(
-                    f"expected {len(self._inputs)} inputs ({self._signature()}), got {len(inputs)} in order"
-                )
-            feeds = dict(zip((v.name for v in self._inputs), inputs, strict=True))
-        else:
-            feeds = named
-        return self._run(feeds)
-
-    def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
-        """onnxruntime's convention: the outputs called `names`, or all, as a list.
-
-        Raises:
-            InputError: as for a call; or an output does not exist.
-            CompileError, ExecutionError: as for a call.
-        """
-        results = self._run(inputs)
-        if unknown := [name for name in names or () if name not in results]:
-            raise InputError(f"unknown output {unknown[0]!r}; the model has {', '.join(results)}")
-        return [results[name] for name in (results if names is None else names)]
 
     @property
     def programs(self) -> tuple[CompiledModel, ...]:
@@ -112,24 +76,7 @@ class SpecializedModel:
         given = tuple(dict(key) for key in self._programs)
         return SpecializedReport(self.reason, tuple(p.report() for p in self.programs), given)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """An artifact holds one program, which such a model does not have.
-
-        Raises:
-            CompileError: always; it gives the reason.
-        """
-        compile_source(self._source, **self._options)
-
-    # -- calls ------------------------------------------------------------------------------------
-    def _signature(self) -> str:
-        return ", ".join(value.name for value in self._inputs) or "none"
-
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        if unknown := [name for name in feeds if name not in {v.name for v in self._inputs}]:
-            raise InputError(f"unknown input {unknown[0]!r}; the model has {self._signature()}")
-        for value in self._inputs:
-            if value.name not in feeds and not value.type.HasField("optional_type"):
-                raise InputError(f"input {value.name!r} is missing")
         program, arrays = self._prepared(feeds)
         found = program(arrays)
         return {value.name: _collected(value, found) for value in self._outputs}

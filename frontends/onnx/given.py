@@ -55,12 +55,21 @@ Given: TypeAlias = "Fixed | Ranked | Items | Absent"
 
 
 class NotOneProgram(CompileError):
-    """A program for all calls cannot be made; one for what is given about the inputs can.
+    """A program for all calls, and for all of the model, cannot be made; one for what is given about the inputs can.
 
     Attributes:
         value_of: the input whose contents must be given; None if it is the structure of inputs.
+        host: the reason is a part of the model that no program computes.
     """
 
-    def __init__(self, what: str, value_of: str | None = None, *, location: Location = UNKNOWN, help: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        value_of: str | None = None,
+        *,
+        host: bool = False,
+        location: Location = UNKNOWN,
+        help: str = "",
+    ) -> None:
         super().__init__(what, location=location, help=help)
-        self.value_of = value_of
+        self.value_of, self.host = value_of, host

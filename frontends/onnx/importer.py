@@ -17,7 +17,7 @@ from onnx import (
     TensorProto,
 )
 
-from ds_compiler.frontends.onnx import functions, loader, operators
+from ds_compiler.frontends.onnx import functions, host, loader, operators
 from ds_compiler.frontends.onnx.emitter import Emitter, Known, sanitised
 from ds_compiler.frontends.onnx.given import Given
 from ds_compiler.frontends.onnx.listed import Entry, Listed
@@ -59,6 +59,7 @@ def import_model(
             names the node.
     """
     loaded = loader.load_model(model)
+    host.check_native(loaded.proto.graph)
     functions.check_supported(loaded)
     graph = loaded.proto.graph
     block, entries = open_inputs(graph, given, dims or {})

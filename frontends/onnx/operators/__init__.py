@@ -17,6 +17,7 @@ from ds_compiler.frontends.onnx.operators import (
     elementwise,
     indexing,
     joining,
+    ngrams,
     normalization,
     ordering,
     padding,
@@ -27,6 +28,7 @@ from ds_compiler.frontends.onnx.operators import (
     reshaping,
     resize,
     sampling,
+    sequence,
     slicing,
     softmax,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "elementwise",
     "indexing",
     "joining",
+    "ngrams",
     "normalization",
     "ordering",
     "padding",
@@ -53,6 +56,7 @@ __all__ = [
     "reshaping",
     "resize",
     "sampling",
+    "sequence",
     "slicing",
     "softmax",
 ]
