@@ -19,6 +19,8 @@ from ds_compiler.ir import Block, Builder, CompileError, Dim, Module, Operation,
 from ds_compiler.ops import (
     Binary,
     Broadcast,
+    Cast,
+    Compare,
     Composite,
     Constant,
     DotGeneral,
@@ -37,7 +39,7 @@ from ds_compiler.ops import (
 from ds_compiler.passes import remarks
 from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.manager import register
-from ds_compiler.passes.matching import defined_by, full, groups, is_splat, splat
+from ds_compiler.passes.matching import ELEMENTWISE, defined_by, full, groups, is_splat, splat
 
 _MOST_SEARCHED = 64  # values looked at between the softmax and the product of Q and K
 
@@ -51,24 +53,29 @@ def outline_attention(module: Module) -> None:
     %5 = dot_general %4, %v
     """
     for function in module.functions.values():
-        _visit(function.block)
+        outline_in(function.block)
     eliminate_dead_code(module)
 
 
-def _visit(block: Block) -> None:
+def outline_in(block: Block, *, views: bool = True) -> None:
+    """Outline what is attention in a block and the blocks inside of it.
+
+    Args:
+        views: read through transposes, slices and regroupings of Q, K and V; otherwise they are the composite's inputs.
+    """
     for op in list(block):
         if isinstance(op, DotGeneral):
-            _try(op)
+            _try(op, views)
         elif not isinstance(op, Fusion | Composite):
             for region in op.regions:
-                _visit(region.block)
+                outline_in(region.block, views=views)
 
 
 class _NoMatch(Exception):
     """Why something that began like attention is not."""
 
 
-def _try(product: DotGeneral) -> None:
+def _try(product: DotGeneral, views: bool) -> None:
     if _softmax(product.rhs) is not None and _softmax(product.lhs) is None:
         remarks.missed("attention", "the softmax is the product's right operand", product.location)
         return
@@ -78,7 +85,7 @@ def _try(product: DotGeneral) -> None:
     softmax = _softmax(product.lhs)
     assert softmax is not None
     try:
-        attention = _match(product, softmax)
+        attention = _match(product, softmax, views)
     except _NoMatch as why:
         remarks.missed("attention", str(why), product.location)
         return
@@ -262,6 +269,16 @@ def _view(value: Value, walked: Iterable[int], aliases: dict[Value, Value] | Non
     return view
 
 
+def _unscaled(value: Value, aliases: dict[Value, Value]) -> _View:
+    """`value` without a factor common to all elements."""
+    op = value.defining_op
+    factor = _scaled_by(op)
+    if factor is None or not isinstance(op, Binary):
+        return _View(value)
+    aliases[value] = op.lhs
+    return _View(op.lhs, factor)
+
+
 def _scaled_by(op: Operation | None) -> float | None:
     if not isinstance(op, Binary) or op.kind not in ("mul", "div"):
         return None
@@ -348,7 +365,7 @@ class _Attention:
         return mapping[value]
 
 
-def _match(product: DotGeneral, softmax: _Softmax) -> _Attention:
+def _match(product: DotGeneral, softmax: _Softmax, views: bool) -> _Attention:
     """The attention that ends in `product`. Raises `_NoMatch`."""
     chain = _chain(softmax.scores, set())
     if chain is None:
@@ -363,9 +380,12 @@ def _match(product: DotGeneral, softmax: _Softmax) -> _Attention:
         if op.parent is not product.parent:
             raise _NoMatch("it spans several blocks")
     aliases: dict[Value, Value] = {}
-    v = _view(product.rhs, (*product.rhs_free, *product.rhs_contract), None)
-    q = _view(first.lhs, (*first.lhs_free, *first.lhs_contract), aliases, v.source)
-    k = _view(first.rhs, (*first.rhs_free, *first.rhs_contract), aliases, v.source)
+    if views:
+        v = _view(product.rhs, (*product.rhs_free, *product.rhs_contract), None)
+        q = _view(first.lhs, (*first.lhs_free, *first.lhs_contract), aliases, v.source)
+        k = _view(first.rhs, (*first.rhs_free, *first.rhs_contract), aliases, v.source)
+    else:
+        v, q, k = _View(product.rhs), _unscaled(first.lhs, aliases), _unscaled(first.rhs, aliases)
     sources = dict.fromkeys((q.source, k.source, v.source))
     inside = {r for op in (*chain, *softmax.ops) for r in op.results}
     for op in (*chain[1:], *softmax.ops):
@@ -405,5 +425,20 @@ def _side_inputs(value: Value, inside: Callable[[Value], bool], sources: dict[Va
             _side_inputs(op.operands[0], inside, sources)
         case Reshape() if _only_units(op):
             _side_inputs(op.operands[0], inside, sources)
+        case _ if isinstance(op, ELEMENTWISE) and _depends_on_place(op):
+            for operand in op.operands:
+                _side_inputs(operand, inside, sources)
         case _:
             sources[value] = None
+
+
+def _depends_on_place(op: Operation | None) -> bool:
+    """Whether a value is computed from positions and numbers alone, as causal masks are."""
+    match op:
+        case Iota() | Size():
+            return True
+        case Constant():
+            return bool(op.value.ndim == 0)
+        case Unary() | Binary() | Compare() | Predicate() | Select() | Cast() | Broadcast() | Transpose() | Reshape():
+            return all(_depends_on_place(v.defining_op) for v in op.operands)
+    return False

@@ -12,6 +12,7 @@ from ds_compiler.ir import Builder, Function, Module, Operation, Value
 from ds_compiler.ops import CustomCall, Jvp, StopGradient, Vjp
 from ds_compiler.ops.derivatives import Terms
 from ds_compiler.passes import reverse_control  # noqa: F401  (registers the rules of control flow)
+from ds_compiler.passes.attention import outline_in
 from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.inline import Inliner, callees_first, fitted
 from ds_compiler.passes.manager import register
@@ -65,6 +66,7 @@ class _Opened:
         for index, value in zip(op.wrt, self.inside, strict=True):
             inputs[index] = value
         callee = inliner.module.functions[op.callee]
+        outline_in(callee.block, views=False)  # its derivative is known
         with self.terms.recording() as record:
             results = inliner.copy(self.terms, callee, inputs)
         self.results = results

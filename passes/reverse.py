@@ -1,7 +1,8 @@
 """Reverse mode over straight-line code.
 
 Cotangents exist for the values that depend on what is differentiated by (`active`); one that is zero throughout has
-no value. Operations with regions have their rules in `reverse_control`.
+no value. Operations with regions have their rules in `reverse_control`; a composite is replaced by its body, except
+attention, whose derivative is a composite as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 from ds_compiler.ir import Builder, Operation, Value
 from ds_compiler.ops import Composite, StopGradient, Yield
 from ds_compiler.ops.derivatives import Terms, rule_of
+from ds_compiler.ops.derivatives.attention import Attention, attention_gradient, has_derivative, with_log_sums
 from ds_compiler.passes.inline import Inliner, fitted
 
 RegionRule: TypeAlias = "Callable[[Reverse, Any, Sequence[Value | None]], None]"
@@ -54,8 +56,12 @@ class Reverse:
             if isinstance(op, StopGradient) or not any(v in self.active for o in op.walk() for v in o.operands):
                 continue
             if isinstance(op, Composite):
-                followed += self.follow(self._opened(op))
-                continue
+                if not has_derivative(op, self.active):
+                    followed += self.follow(self._opened(op))
+                    continue
+                kept = Builder(before=op).insert(with_log_sums(op))
+                self.replace(op, kept.results[:1])
+                op = kept
             results = [r for r in op.results if r.type.dtype.is_float]
             if results:
                 self.active.update(results)
@@ -121,9 +127,20 @@ class Reverse:
         if in_regions is not None:
             in_regions(self, op, cotangents)
             return
+        if isinstance(op, Composite):
+            self._visit_attention(op, cotangents[0])
+            return
         rule = rule_of(type(op))
         if rule is None:
             raise op.error("has no derivative")
         (g,) = (c for c in cotangents if c is not None)
         for operand, cotangent in zip(op.operands, rule(self.terms, op, g), strict=True):
             self.add(operand, cotangent)
+
+    def _visit_attention(self, op: Composite, g: Value | None) -> None:
+        assert g is not None  # the logarithms of sums are read by derivatives alone
+        inputs: dict[Value, Value] = dict(zip(op.body.block.arguments, op.inputs, strict=True))
+        result, log_sums = op.results
+        gradient = attention_gradient(self.terms, op, op.inputs, (result, log_sums), g)
+        for operand, cotangent in zip(Attention.of(op).operands, gradient, strict=True):
+            self.add(inputs[operand], cotangent)

@@ -28,6 +28,9 @@ Bias = Callable[[FunctionBuilder, V, V, V, int, V | None, V], V]
 may be loaded. -inf excludes a key.
 """
 
+RowSums = Callable[[FunctionBuilder, V, V, V, V], None]
+"""``(fb, batch-head, row, maximum, sum)``: a row's largest score and the sum of exponentials against it."""
+
 _INF = float("inf")
 _ROWS = 384  # query rows that share a packed block of keys
 _FEW = 3  # up to this many queries, packing the keys costs more than it saves
@@ -120,6 +123,8 @@ def emit_attention(
     store: Epilogue,
     element: str = "float",
     nan_rows_are_zero: bool = False,
+    causal: bool = False,
+    store_sums: RowSums | None = None,
 ) -> None:
     """Emit this task's share of attention over `batch_heads` independent entries.
 
@@ -134,12 +139,15 @@ def emit_attention(
         store: receives the output rows; see `operands.Epilogue`.
         nan_rows_are_zero: whether the weights of a row whose every score is -inf, or with a score that is NaN or
             +inf, are taken as 0 rather than the NaN that softmax gives.
+        causal: `bias` excludes keys behind the query: they are skipped.
+        store_sums: receives each row's largest score and sum of exponentials.
 
     Every element's value is independent of `tasks`. With kv_len 0 the output is 0, the empty sum.
     """
     plan = _plan(target, head_dim, v_dim, element)
     few = choose_schedule(target, element, 1, None, None, b_layout="rows", scratch=False)
     emitter = _Attention(fb, plan, few, q_len, kv_len, (q, k, v), scale, bias, scratch, store, nan_rows_are_zero)
+    emitter.causal, emitter.store_sums = causal, store_sums
     emitter.emit(batch_heads, task, tasks)
 
 
@@ -162,6 +170,8 @@ class _Attention:
         self.q, self.k, self.v = operands
         self.scale, self.bias, self.store_rows = scale, bias, store
         self.nan_rows_are_zero = nan_rows_are_zero
+        self.causal = False
+        self.store_sums: RowSums | None = None
         self.element = plan.element
         self.type = vector_of(plan.element, plan.lanes)
         self.segments, self.tiles = row_segments(fb, q_len, plan.mr)
@@ -210,15 +220,16 @@ class _Attention:
         fb, p = self.fb, self.p
         row0, row1 = self._first_row(tile0), self._first_row(tile1)
         self._reset(fb.mul(fb.sub(tile1, tile0), fb.i64(p.mr)))
-        with self._key_blocks():
+        with self._key_blocks(fb.smin(self.kv_len, row1) if self.causal else self.kv_len):
             self._pack()
             with fb.loop(tile0, tile1, hint="tile") as tile:
                 row = self._first_row(tile.index)
-                height = fb.sub(self._first_row(fb.add(tile.index, fb.i64(1))), row)
-                self._by_height(tile.index, lambda segment: self._scores(segment, row))
-                with fb.loop(fb.i64(0), height, hint="softmax") as i:
-                    self._softmax(fb.add(row, i.index), fb.sub(fb.add(row, i.index), row0), i.index)
-                self._by_height(tile.index, lambda segment: self._weigh(segment, fb.sub(row, row0)))
+                end = self._first_row(fb.add(tile.index, fb.i64(1)))
+                with self._visible_keys(end):
+                    self._by_height(tile.index, lambda segment: self._scores(segment, row))
+                    with fb.loop(fb.i64(0), fb.sub(end, row), hint="softmax") as i:
+                        self._softmax(fb.add(row, i.index), fb.sub(fb.add(row, i.index), row0), i.index)
+                    self._by_height(tile.index, lambda segment: self._weigh(segment, fb.sub(row, row0)))
         with fb.loop(row0, fb.smin(row1, self.q_len), hint="output") as row_loop:
             self._output(row_loop.index, fb.sub(row_loop.index, row0))
 
@@ -226,7 +237,7 @@ class _Attention:
         """All keys for the queries row0 ... row1 - 1: K and V are read where they are."""
         fb, p, one, zero = self.fb, self.p, self.fb.i64(1), self.fb.i64(0)
         self._reset(fb.sub(row1, row0))
-        with self._key_blocks(), fb.loop(row0, row1, hint="query") as row_loop:
+        with self._key_blocks(self.kv_len), fb.loop(row0, row1, hint="query") as row_loop:
             slot = fb.sub(row_loop.index, row0)
             query = Matrix(fb.gep(self.element, self.q_base, fb.mul(row_loop.index, self.q.row)), one, self.q.col)
             keys = fb.gep(self.element, self.k_base, fb.mul(self.key0, self.k.row))
@@ -254,12 +265,27 @@ class _Attention:
         fb.store(value, fb.gep(self.element, self.scores, column))  # lanes past the last key exist in scratch
 
     @contextmanager
-    def _key_blocks(self) -> Iterator[None]:
-        """The loop over blocks of keys: `keys` of them from `key0`."""
+    def _key_blocks(self, stop: V) -> Iterator[None]:
+        """The loop over blocks of the keys in front of `stop`: `keys` of them from `key0`."""
         fb, p = self.fb, self.p
-        with fb.loop(fb.i64(0), self.kv_len, p.keys, hint="keys") as block:
+        with fb.loop(fb.i64(0), stop, p.keys, hint="keys") as block:
             self.key0 = block.index
-            self.keys = fb.smin(fb.sub(self.kv_len, block.index), fb.i64(p.keys))
+            self.keys = self.visible = fb.smin(fb.sub(self.kv_len, block.index), fb.i64(p.keys))
+            self.rest = fb.srem(self.keys, fb.i64(p.lanes))
+            yield
+
+    @contextmanager
+    def _visible_keys(self, end: V) -> Iterator[None]:
+        """The first `visible` keys of the block, with all that queries in front of row `end` read; nothing if none."""
+        if not self.causal:
+            yield
+            return
+        fb, lanes = self.fb, self.fb.i64(self.p.lanes)
+        vectors = fb.sdiv(fb.add(fb.sub(end, self.key0), fb.i64(self.p.lanes - 1)), lanes)
+        self.visible = fb.smin(self.keys, fb.mul(vectors, lanes))
+        if self.rest.ref != "0":
+            self.rest = fb.srem(self.visible, lanes)
+        with fb.if_(fb.icmp("sgt", end, self.key0), hint="visible"):
             yield
 
     def _reset(self, slots: V) -> None:
@@ -314,7 +340,7 @@ class _Attention:
         last = fb.sub(self.q_len, fb.i64(1))
         rows = [fb.smin(fb.add(row, fb.i64(i)), last) for i in range(segment.height)]
         q_rows = [fb.gep(self.element, self.q_base, fb.mul(r, self.q.row)) for r in rows]
-        with fb.loop(fb.i64(0), self.keys, p.nr, hint="scores") as column:
+        with fb.loop(fb.i64(0), self.visible, p.nr, hint="scores") as column:
             panel = fb.mul(fb.sdiv(column.index, fb.i64(p.nr)), fb.i64(p.k_panel))
             acc = accumulate(
                 fb,
@@ -336,8 +362,8 @@ class _Attention:
         fb, p = self.fb, self.p
         at = fb.gep(self.element, self.scores, fb.mul(i, fb.i64(p.score_row)))
         query = fb.smin(row, fb.sub(self.q_len, fb.i64(1)))
-        rest = fb.srem(self.keys, fb.i64(p.lanes))
-        main = fb.sub(self.keys, rest)
+        rest = self.rest
+        main = fb.sub(self.visible, rest)
         scale, lowest = fb.const(self.type, self.scale), fb.const(self.type, -_INF)
 
         def larger(most: V, column: V, mask: V | None) -> V:
@@ -368,7 +394,7 @@ class _Attention:
         nothing = fb.fcmp("oeq", new, fb.const(self.element, -_INF))
         reference = fb.select(nothing, fb.const(self.element, 0.0), new)
         splat = fb.splat(reference, p.lanes)
-        end = fb.mul(fb.sdiv(fb.add(self.keys, fb.i64(p.lanes - 1)), fb.i64(p.lanes)), fb.i64(p.lanes))
+        end = fb.mul(fb.sdiv(fb.add(self.visible, fb.i64(p.lanes - 1)), fb.i64(p.lanes)), fb.i64(p.lanes))
         with fb.loop(fb.i64(0), end, p.lanes, carried=[fb.const(self.type, 0.0)], hint="exp") as loop:
             address = fb.gep(self.element, at, loop.index)
             weight = exp_nonpositive(fb, fb.fsub(fb.load(self.type, address), splat))
@@ -411,7 +437,7 @@ class _Attention:
                     for line, factor in zip(spots, factors, strict=True)
                 ]
                 b = fb.gep(self.element, self.v_packed, fb.mul(panel.index, fb.i64(p.v_panel)))
-                acc = accumulate(fb, acc, rows, 1, b, p.nr, self.keys, lanes=p.lanes)
+                acc = accumulate(fb, acc, rows, 1, b, p.nr, self.visible, lanes=p.lanes)
                 for line, values in zip(spots, acc, strict=True):
                     for spot, value in zip(line, values, strict=True):
                         fb.store(value, spot)
@@ -426,6 +452,8 @@ class _Attention:
         """Divide a row by its sum and hand it over."""
         fb, p = self.fb, self.p
         total = fb.load(self.element, fb.gep(self.element, self.sums, slot))
+        if self.store_sums is not None:
+            self.store_sums(fb, self.index, row, fb.load(self.element, fb.gep(self.element, self.maxima, slot)), total)
         inverse = fb.splat(fb.fdiv(fb.const(self.element, 1.0), total), p.lanes)
         zero: V | None = None  # rows that are 0 whatever was summed up
         if self.nan_rows_are_zero:

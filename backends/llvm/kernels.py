@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ds_compiler.backends.llvm import contraction, windows
+from ds_compiler.backends.llvm.attention_backward_kernel import emit_fused_attention_backward
 from ds_compiler.backends.llvm.attention_kernel import emit_fused_attention
 from ds_compiler.backends.llvm.builder import ModuleBuilder
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo
@@ -97,4 +98,5 @@ _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
     "pool": _windows(windows.emit_pooling),
     "top_k": emit_top_k,
     "attention": emit_fused_attention,
+    "attention_backward": emit_fused_attention_backward,
 }

@@ -37,11 +37,14 @@ class Epilogue:
     stores: list[Store]
 
 
-def lower_epilogue(fusion: Fusion, root: Value, parts: Sequence[Sequence[int]]) -> Epilogue:
+def lower_epilogue(
+    fusion: Fusion, root: Value, parts: Sequence[Sequence[int]], results: Sequence[int] | None = None
+) -> Epilogue:
     """Stores of a fusion's results as functions of `root`'s elements.
 
     Args:
         parts: consecutive axes of `root` that the schedule walks as one each; the last part is vectorised.
+        results: the numbers of those that are stored; None: all.
 
     Raises:
         CompileError: a result does not follow the root's axes.
@@ -59,6 +62,8 @@ def lower_epilogue(fusion: Fusion, root: Value, parts: Sequence[Sequence[int]]) 
     points = _follow(fusion, root, point)
     stores: list[Step] = []
     for number, output in enumerate(block.terminator.operands):
+        if results is not None and number not in results:
+            continue
         at = points.get(output)
         if at is None:
             raise CompileError("a result does not follow the contraction's axes", location=fusion.location)

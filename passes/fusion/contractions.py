@@ -12,7 +12,7 @@ def with_epilogue(grouping: Grouping, root: Operation, strategy: str) -> Group:
     """The root and the longest run of elementwise followers that leaves one value alive."""
     best = Group(strategy, root, {root: None})
     group = Group(strategy, root, {root: None})
-    if strategy == "top_k":  # two results
+    if len(root.results) != 1:
         return best
     while len(group.members) < grouping.max_ops:
         follower = _follower(grouping, group)

@@ -40,7 +40,7 @@ from ds_compiler.ops.elementwise import BINARY, UNARY
 ELEMENTWISE = (Unary, Binary, Compare, Predicate, Select, Cast)
 MOVEMENT = (Transpose, Slice, Pad, DynamicSlice, Gather, GatherElements, GatherND)
 SINK_ONLY = (Concat, ScatterND, ScatterElements, Cumulative)
-WHOLE = ("attention",)  # composites that are kernels
+WHOLE = ("attention", "attention_backward")  # composites that are kernels
 CONTRACTION = (DotGeneral, Conv, ConvTranspose, Composite)
 
 # Operations whose result costs more to compute again than to load from the first-level cache.

@@ -89,7 +89,7 @@ def explicit_transpose(b: Builder, q: Value, k: Value, v: Value, mask: Value) ->
 
 
 def one_projection(b: Builder, qkv: Value) -> Value:
-    """Q, K and V are slices of one tensor (GPT-2), with a causal mask made from positions."""
+    """Q, K and V are slices of one tensor (GPT-2), with a causal mask made from positions, computed by the kernel."""
     batch, seq, width = qkv.type.shape
     assert isinstance(width, int)
     third = width // 3
@@ -179,7 +179,7 @@ class Form:
 FORMS = {
     "scale_after": Form(scale_after, ("b s 24",) * 3, 3),
     "explicit_transpose": Form(explicit_transpose, ("b s 24", "b s 24", "b s 24", "b 1 1 s"), 4),
-    "one_projection": Form(one_projection, ("b s 72",), 2, 2),
+    "one_projection": Form(one_projection, ("b s 72",), 1),
     "packed_heads": Form(packed_heads, ("b s 72",), 1),
     "grouped_queries": Form(grouped_queries, ("b s 32", "b s 16", "b s 16"), 3),
     "capped": Form(capped, ("b s 24",) * 3 + ("3 s s",), 4),
