@@ -12,6 +12,7 @@ move into the body, where a kernel reads through them. Scalar factors of Q and K
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -41,6 +42,8 @@ from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.manager import register
 from ds_compiler.passes.matching import ELEMENTWISE, defined_by, full, groups, is_splat, splat
 
+# What a row without finite scores has, and what may stand for it, so that its weights are 0.
+_OF_NOTHING = {"max": (-math.inf, 0.0), "sum": (0.0, 1.0)}
 _MOST_SEARCHED = 64  # values looked at between the softmax and the product of Q and K
 
 
@@ -80,6 +83,8 @@ def _try(product: DotGeneral, views: bool) -> None:
         remarks.missed("attention", "the softmax is the product's right operand", product.location)
         return
     if _softmax(product.lhs) is None:
+        if _softmax(_undropped(product.lhs)) is not None:
+            remarks.missed("attention", "there is a dropout between the softmax and the product", product.location)
         return
     product = _with_regrouping_behind(product)
     softmax = _softmax(product.lhs)
@@ -186,6 +191,9 @@ def _spread(value: Value, of: Value | None, how: str, inverted: bool) -> list[Op
             inner = op.operand
         elif inverted and isinstance(op, Unary) and op.kind == "reciprocal":
             inner, inverted = op.operand, False
+        elif isinstance(op, Select) and _replaces(op, *_OF_NOTHING[how]):
+            inner = op.on_false
+            ops += [o for o in (op.condition.defining_op,) if o is not None]
         else:
             break
         ops.append(op)
@@ -196,6 +204,22 @@ def _spread(value: Value, of: Value | None, how: str, inverted: bool) -> list[Op
     if broadcast.shape != of.type.shape or moved != [a for a in range(last) if of.type.shape[a] != 1]:
         return None
     return [*ops, reduce]
+
+
+def _undropped(value: Value) -> Value:
+    """x, for ``kept ? x / (1 - p) : 0``."""
+    select = defined_by(value, Select)
+    if select is None or not is_splat(select.on_false, 0):
+        return value
+    op = select.on_true.defining_op
+    return op.operands[0] if _scaled_by(op) is not None and op is not None else select.on_true
+
+
+def _replaces(op: Select, number: float, by: float) -> bool:
+    """``x == number ? by : x``."""
+    test = defined_by(op.condition, Compare)
+    same = test is not None and test.kind == "eq" and test.lhs is op.on_false and is_splat(test.rhs, number)
+    return same and is_splat(op.on_true, by)
 
 
 def _only_units(op: Reshape) -> bool:

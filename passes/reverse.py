@@ -142,5 +142,5 @@ class Reverse:
         inputs: dict[Value, Value] = dict(zip(op.body.block.arguments, op.inputs, strict=True))
         result, log_sums = op.results
         gradient = attention_gradient(self.terms, op, op.inputs, (result, log_sums), g)
-        for operand, cotangent in zip(Attention.of(op).operands, gradient, strict=True):
+        for operand, cotangent in zip(Attention.of(op.body.block).operands, gradient, strict=True):
             self.add(inputs[operand], cotangent)

@@ -123,6 +123,7 @@ def emit_attention(
     store: Epilogue,
     element: str = "float",
     nan_rows_are_zero: bool = False,
+    hidden_rows_are_zero: bool = False,
     causal: bool = False,
     store_sums: RowSums | None = None,
 ) -> None:
@@ -139,6 +140,7 @@ def emit_attention(
         store: receives the output rows; see `operands.Epilogue`.
         nan_rows_are_zero: whether the weights of a row whose every score is -inf, or with a score that is NaN or
             +inf, are taken as 0 rather than the NaN that softmax gives.
+        hidden_rows_are_zero: the same, only of a row whose every score is -inf.
         causal: `bias` excludes keys behind the query: they are skipped.
         store_sums: receives each row's largest score and sum of exponentials.
 
@@ -147,7 +149,7 @@ def emit_attention(
     plan = _plan(target, head_dim, v_dim, element)
     few = choose_schedule(target, element, 1, None, None, b_layout="rows", scratch=False)
     emitter = _Attention(fb, plan, few, q_len, kv_len, (q, k, v), scale, bias, scratch, store, nan_rows_are_zero)
-    emitter.causal, emitter.store_sums = causal, store_sums
+    emitter.hidden_rows_are_zero, emitter.causal, emitter.store_sums = hidden_rows_are_zero, causal, store_sums
     emitter.emit(batch_heads, task, tasks)
 
 
@@ -170,7 +172,7 @@ class _Attention:
         self.q, self.k, self.v = operands
         self.scale, self.bias, self.store_rows = scale, bias, store
         self.nan_rows_are_zero = nan_rows_are_zero
-        self.causal = False
+        self.hidden_rows_are_zero = self.causal = False
         self.store_sums: RowSums | None = None
         self.element = plan.element
         self.type = vector_of(plan.element, plan.lanes)
@@ -458,6 +460,8 @@ class _Attention:
         zero: V | None = None  # rows that are 0 whatever was summed up
         if self.nan_rows_are_zero:
             zero = fb.fcmp("ueq", total, fb.const(self.element, 0.0))
+        elif self.hidden_rows_are_zero:
+            zero = fb.fcmp("oeq", total, fb.const(self.element, 0.0))
         elif not known(self.kv_len):
             zero = fb.icmp("eq", self.kv_len, fb.i64(0))
         at = fb.gep(self.element, self.out, fb.mul(slot, fb.i64(p.out_row)))

@@ -24,6 +24,7 @@ from ds_compiler.backends.loops.points import Point, linear, reshape_point
 from ds_compiler.ir import Value
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Binary, DotGeneral, Predicate, Reduce, Reshape, Select, Unary
+from ds_compiler.ops.derivatives.attention import Attention
 
 
 def emit_fused_attention(frame: KernelFrame) -> KernelInfo:
@@ -62,6 +63,7 @@ def emit_fused_attention(frame: KernelFrame) -> KernelInfo:
         store=store,
         element=element,
         nan_rows_are_zero=any(isinstance(op, Predicate) for op in frame.fusion.body.block),
+        hidden_rows_are_zero=parts.safe,
         causal=hides_later_keys(parts.scores, parts.total, parts.query, parts.key),
         store_sums=_store_of_sums(parts, batch),
     )
@@ -77,6 +79,7 @@ class _Parts:
         q, k, v: loads of the operands' elements.
         scores: the softmax's argument as a function of `total`, the product of Q and K.
         row_max, row_sum: of a row, the largest score and the sum of exponentials.
+        safe: a row of -inf has the maximum 0 and the sum 1, hence weights that are 0.
         log_sums: stores the second result, a function of them.
         result_parts: which axes of the product with V are batch, row, column.
     """
@@ -94,6 +97,7 @@ class _Parts:
     total: Node
     row_max: Node
     row_sum: Node
+    safe: bool
     log_sums: Store | None
     result_parts: list[tuple[int, ...]]
 
@@ -138,7 +142,8 @@ class _Parts:
             load_of(lowering, first.lhs, (*first.lhs_batch, *first.lhs_free, *first.lhs_contract), q),
             load_of(lowering, first.rhs, (*first.rhs_batch, *first.rhs_free, *first.rhs_contract), k),
             load_of(lowering, product.rhs, (*product.rhs_batch, *product.rhs_free, *product.rhs_contract), v),
-            scores, total, row_max, row_sum, log_sums, [tuple(range(rank - 2)), (rank - 2,), (rank - 1,)],
+            scores, total, row_max, row_sum, Attention.of(block).safe, log_sums,
+            [tuple(range(rank - 2)), (rank - 2,), (rank - 1,)],
         )  # fmt: skip
 
 
@@ -249,8 +254,9 @@ def _store_of_sums(parts: _Parts, batch: BatchEntries) -> RowSums | None:
 
     def store(fb: FunctionBuilder, index: V, row: V, maximum: V, total: V) -> None:
         # Where every score is -inf, exponentials of their difference are NaN.
-        nothing = fb.fcmp("oeq", maximum, fb.const(maximum.type, -math.inf))
-        total = fb.select(nothing, fb.const(total.type, math.nan), total)
+        if not parts.safe:
+            nothing = fb.fcmp("oeq", maximum, fb.const(maximum.type, -math.inf))
+            total = fb.select(nothing, fb.const(total.type, math.nan), total)
         body.given = {parts.row_max: maximum, parts.row_sum: total}
         with body.scope():
             batch.enter(index)

@@ -32,7 +32,7 @@ def scaled_dot_product_attention(
     Args:
         query: [batch, heads, positions, size]; `key` and `value` [batch, heads, other positions, size].
         mask: broadcasts to [batch, heads, positions, other positions]; bool (True may be read) or added numbers.
-        causal: position i reads positions up to i.
+        causal: position i reads positions up to i. A row that reads nothing is 0.
         scale: by default 1/sqrt(size).
         dropout_p, dropout_key: dropout of what softmax gives.
 
@@ -51,10 +51,18 @@ def scaled_dot_product_attention(
     if mask is not None:
         mask = xp.asarray(mask)
         scores = xp.where(mask, scores, -math.inf) if mask.dtype == np.bool_ else scores + mask
-    weights = functional.softmax(scores)
+    weights = functional.softmax(scores) if mask is None else _masked_softmax(scores)
     if dropout_p:
         weights = functional.dropout(weights, dropout_p, dropout_key)
     return xp.einsum("bhqk,bhkd->bhqd", weights, v)
+
+
+def _masked_softmax(scores: TracedArray) -> TracedArray:
+    """Softmax over the last axis, 0 where every score is -inf."""
+    top = xp.max(scores, axis=-1, keepdims=True)
+    weights = xp.exp(scores - xp.where(top == -math.inf, 0, top))
+    total = xp.sum(weights, axis=-1, keepdims=True)
+    return weights / xp.where(total == 0, 1, total)
 
 
 @public

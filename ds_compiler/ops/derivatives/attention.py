@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from ds_compiler.ops.derivatives.rules import Cotangents, rule_of
 from ds_compiler.ops.derivatives.terms import Terms
 from ds_compiler.ops.elementwise import Predicate, Select
 from ds_compiler.ops.reduction import Reduce
-from ds_compiler.ops.shape import Reshape
+from ds_compiler.ops.shape import Broadcast, Reshape
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Attention:
         first, product: the products of Q and K, and with V.
         top, total: of each row of the scores, the maximum and the sum of exponentials.
         guarded: weights that are NaN are taken as 0.
+        safe: the maximum of a row of -inf counts as 0 and its sum as 1, so that its weights are 0.
     """
 
     first: DotGeneral
@@ -38,17 +40,23 @@ class Attention:
     top: Reduce
     total: Reduce
     guarded: bool
+    safe: bool
 
     @staticmethod
-    def of(op: Composite) -> Attention:
-        block = op.body.block
+    def of(block: Block) -> Attention:
+        """Of a composite's body, or a kernel's."""
         first, product = (o for o in block if isinstance(o, DotGeneral))
         top, total = (o for o in block if isinstance(o, Reduce))
         weights = product.lhs.defining_op
         while isinstance(weights, Reshape):
             weights = weights.operand.defining_op
         guarded = isinstance(weights, Select) and isinstance(weights.condition.defining_op, Predicate)
-        return Attention(first, product, top, total, guarded)
+        exponential = total.operand.defining_op
+        shifted = exponential.operands[0].defining_op if exponential is not None else None
+        shift = shifted.operands[1].defining_op if shifted is not None else None
+        while isinstance(shift, Broadcast | Reshape):
+            shift = shift.operand.defining_op
+        return Attention(first, product, top, total, guarded, isinstance(shift, Select))
 
     @property
     def scores(self) -> Value:
@@ -66,7 +74,7 @@ def has_derivative(op: Composite, active: Collection[Value]) -> bool:
     as they are (not a mask, and not attention whose sums are results: it is differentiated already)."""
     if op.callee != "attention" or len(op.results) != 1:
         return False
-    parts = Attention.of(op)
+    parts = Attention.of(op.body.block)
     arguments = op.body.block.arguments
     inputs = dict(zip(arguments, op.inputs, strict=True))
     direct = all(value in inputs for value in parts.operands)
@@ -113,8 +121,11 @@ def with_log_sums(op: Composite) -> Composite:
     for nested in old:
         if not nested.is_terminator:
             terms.insert(nested.clone(mapping))
-    parts = Attention.of(op)
+    parts = Attention.of(op.body.block)
     total, top = mapping[parts.total.result], mapping[parts.top.result]
+    if parts.safe:
+        total = terms.where(terms.compare("eq", total, 0), terms.full(total.type, 1), total)
+        top = terms.unless(terms.compare("eq", top, -math.inf), top)
     log_sums = terms.add(terms.unary("log", total), top)
     terms.insert(Yield((mapping[parts.product.result], log_sums)))
     return Composite(op.inputs, Region(block), op.callee, op.options, location=op.location)  # type: ignore[call-arg]
@@ -130,7 +141,7 @@ def attention_gradient(
         inputs: of `op`.
         results: those of `with_log_sums` of `op`.
     """
-    parts = Attention.of(op)
+    parts = Attention.of(op.body.block)
     result, log_sums = results
     along = terms.sum(terms.mul(g, result), (g.type.rank - 1,))
     along = terms.reshape(along, log_sums.type.shape)
