@@ -111,36 +111,76 @@ def _window(n: Node, name: str) -> int | None:
     return None if size == -1 else size
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How scores become weights.
+
+    Attributes:
+        scale: of the products of queries and keys.
+        cap: scores are bent to lie between -cap and cap; 0 for none.
+        precise: weights are computed in double precision.
+        sink: an additional score of each head, which takes weight and has no value; [heads] or a scalar.
+    """
+
+    scale: float
+    cap: float = 0.0
+    precise: bool = False
+    sink: Value | None = None
+
+
 def _attend(
     e: Emitter, n: Node, q: Value, k: Value, v: Value, scale: float, masking: Masking
 ) -> tuple[Value, Value | None]:
     """(result [batch, heads, queries, size], scores at stage ``qk_matmul_output_mode`` if they are wanted)."""
+    precise = n.has("softmax_precision") and element_type(n.int("softmax_precision", 1), "softmax_precision") == f64
+    result, stages = attend(e, n, q, k, v, Scoring(scale, n.float("softcap", 0.0), precise), masking)
+    mode = n.int("qk_matmul_output_mode", 0)
+    if not 0 <= mode < len(stages):
+        n.fail(f"attribute qk_matmul_output_mode={mode} is not supported", help="supported: 0, 1, 2, 3")
+    return result, e.cast(stages[mode], q.type.dtype) if n.wants(3) else None
+
+
+def attend(
+    e: Emitter, n: Node, q: Value, k: Value, v: Value, scoring: Scoring, masking: Masking
+) -> tuple[Value, list[Value]]:
+    """(result [batch, heads, queries, size], scores after product, cap, mask and softmax).
+
+    Args:
+        q, k, v: [batch, heads, length, size]; keys and values may have fewer heads, each for as many of the queries'.
+    """
     dtype = q.type.dtype
     q, k, v = e.wide(q), e.wide(k), e.wide(v)
     heads = q.type.shape[1]
     k, v = _repeated(e, n, k, heads), _repeated(e, n, v, heads)
     stages = []
     scores = e.emit(DotGeneral(q, k, (0, 1), (0, 1), (3,), (3,)))
-    scores = e.binary("mul", scores, scale)
+    scores = e.binary("mul", scores, scoring.scale)
     stages.append(scores)
-    cap = n.float("softcap", 0.0)
-    if cap:
-        scores = e.binary("mul", e.unary("tanh", e.binary("div", scores, cap)), cap)
+    if scoring.cap:
+        scores = e.binary("mul", e.unary("tanh", e.binary("div", scores, scoring.cap)), scoring.cap)
     stages.append(scores)
     scores = _masked(e, scores, masking)
     stages.append(scores)
-    precision = scores.type.dtype
-    if n.has("softmax_precision") and element_type(n.int("softmax_precision", 1), "softmax_precision") == f64:
-        precision = f64
-    weights = e.cast(softmax(e, e.cast(scores, precision), (3,)), scores.type.dtype)
+    if scoring.sink is not None:
+        weights = _weights_beside(e, scores, scoring.sink)
+    else:
+        precision = f64 if scoring.precise else scores.type.dtype
+        weights = e.cast(softmax(e, e.cast(scores, precision), (3,)), scores.type.dtype)
     if masking.may_hide_all:  # -inf - -inf
         weights = e.select(e.emit(Predicate(weights, "isnan")), e.full(0, weights.type), weights)
     stages.append(weights)
     result = e.emit(DotGeneral(weights, v, (0, 1), (0, 1), (3,), (2,)))
-    mode = n.int("qk_matmul_output_mode", 0)
-    if not 0 <= mode < len(stages):
-        n.fail(f"attribute qk_matmul_output_mode={mode} is not supported", help="supported: 0, 1, 2, 3")
-    return e.cast(result, dtype), e.cast(stages[mode], dtype) if n.wants(3) else None
+    return e.cast(result, dtype), stages
+
+
+def _weights_beside(e: Emitter, scores: Value, sink: Value) -> Value:
+    """The softmax of each row of `scores` and the sink's score, without the latter's weight."""
+    column = (*scores.type.shape[:3], 1)
+    beside = e.broadcast(e.cast(sink, scores.type.dtype), column, (1,) if sink.type.rank else ())
+    largest = e.binary("max", e.reduce(scores, (3,), "max", keepdims=True), beside)
+    powers = e.unary("exp", e.binary("sub", scores, largest))
+    total = e.reduce(powers, (3,), "sum", keepdims=True)
+    return e.binary("div", powers, e.binary("add", total, e.unary("exp", e.binary("sub", beside, largest))))
 
 
 def _repeated(e: Emitter, n: Node, x: Value, heads: Dim) -> Value:
@@ -190,35 +230,62 @@ def rotary_embedding(e: Emitter, n: Node) -> Value:
         length_axis = 1
     elif x.type.rank != 4:
         n.fail(f"input is {x.type}, expected rank 3 or 4")
-    size = wide.type.shape[3]
-    rotated = n.int("rotary_embedding_dim", 0) or size
-    if not isinstance(size, int) or not isinstance(rotated, int) or rotated % 2 or rotated > size:
-        n.fail(f"{rotated} elements of a head of {size} cannot be rotated in pairs")
-    half = rotated // 2
 
     def angles(table: Value) -> Value:
         table = e.wide(table)
         if positions is not None:
             check_indices(e, n, positions, table.type.shape[0], 0, what="position")
             table = e.emit(Gather(table, positions, 0))
+        return table
+
+    interleaved, size = bool(n.int("interleaved", 0)), n.int("rotary_embedding_dim", 0)
+    turned = rotated(e, n, wide, angles(cosine), angles(sine), length_axis, interleaved=interleaved, size=size)
+    return e.cast(e.reshape(turned, x.type.shape), x.type.dtype)
+
+
+def rotated(
+    e: Emitter,
+    n: Node,
+    x: Value,
+    cosines: Value,
+    sines: Value,
+    length_axis: int,
+    *,
+    interleaved: bool,
+    size: int,
+) -> Value:
+    """Pairs of the first `size` (0: all) elements of each head turned by an angle.
+
+    Args:
+        x: [batch, length, heads, size of a head], or with the heads in front of the length.
+        cosines, sines: of the angles, [batch, length, size / 2].
+        interleaved: a pair is of neighbours; otherwise its second element lies half of `size` behind.
+    """
+    whole = x.type.shape[3]
+    turned = size or whole
+    if not isinstance(whole, int) or not isinstance(turned, int) or turned % 2 or turned > whole:
+        n.fail(f"{turned} elements of a head of {whole} cannot be rotated in pairs")
+    half = turned // 2
+
+    def spread(table: Value) -> Value:
         if table.type.rank != 3 or table.type.shape[2] != half:
             n.fail(f"a table of angles is {table.type}, expected {half} columns")
-        return e.broadcast(table, (*wide.type.shape[:3], half), (0, length_axis, 3))
+        return e.broadcast(table, (*x.type.shape[:3], half), (0, length_axis, 3))
 
-    cosines, sines = angles(cosine), angles(sine)
-    turning = e.slice(wide, 3, 0, rotated)
-    if n.int("interleaved", 0):
-        paired = e.reshape(turning, (*wide.type.shape[:3], half, 2))
+    cosines, sines = spread(cosines), spread(sines)
+    turning = e.slice(x, 3, 0, turned)
+    if interleaved:
+        paired = e.reshape(turning, (*x.type.shape[:3], half, 2))
         first, second = (e.reshape(e.slice(paired, 4, i, i + 1), cosines.type.shape) for i in (0, 1))
     else:
-        first, second = e.slice(turning, 3, 0, half), e.slice(turning, 3, half, rotated)
+        first, second = e.slice(turning, 3, 0, half), e.slice(turning, 3, half, turned)
     real = e.binary("sub", e.binary("mul", cosines, first), e.binary("mul", sines, second))
     imaginary = e.binary("add", e.binary("mul", sines, first), e.binary("mul", cosines, second))
-    if n.int("interleaved", 0):
+    if interleaved:
         pair = [e.reshape(part, (*part.type.shape, 1)) for part in (real, imaginary)]
-        parts = [e.reshape(e.concat(pair, 4), (*wide.type.shape[:3], rotated))]
+        parts = [e.reshape(e.concat(pair, 4), (*x.type.shape[:3], turned))]
     else:
         parts = [real, imaginary]
-    if rotated < size:
-        parts.append(e.slice(wide, 3, rotated, size))
-    return e.cast(e.reshape(e.concat(parts, 3), x.type.shape), x.type.dtype)
+    if turned < whole:
+        parts.append(e.slice(x, 3, turned, whole))
+    return e.concat(parts, 3)

@@ -34,7 +34,12 @@ def matmul_node(e: Emitter, n: Node) -> Value:
 
 
 @onnx_op("Gemm")
+def gemm_node(e: Emitter, n: Node) -> Value:
+    return gemm(e, n)
+
+
 def gemm(e: Emitter, n: Node) -> Value:
+    """``alpha * A · B + beta * C`` by the inputs and attributes of a Gemm."""
     a, b, c = n.input(0), n.input(1), n.optional(2)
     if a.type.rank != 2 or b.type.rank != 2:
         n.fail(f"takes matrices, got {a.type} and {b.type}")

@@ -32,7 +32,12 @@ def _biased(e: Emitter, n: Node, result: Value) -> Value:
 
 
 @onnx_op("Conv")
+def conv_node(e: Emitter, n: Node) -> Value:
+    return conv(e, n)
+
+
 def conv(e: Emitter, n: Node) -> Value:
+    """The convolution, bias included, by the inputs and attributes of a Conv."""
     x, weight = n.input(0), n.input(1)
     w = read_windows(n, x.type.shape[2:], kernel_sizes(n, x, weight))
     result = e.emit(Conv(x, weight, w.strides, w.low, w.high, w.dilations, n.int("group", 1)))

@@ -77,8 +77,11 @@ def _at_least_zero(width: Dim) -> Dim:
 
 @onnx_op("AveragePool")
 def average_pool(e: Emitter, n: Node) -> Value:
+    return average_pool_of(e, n, n.input(0))
+
+
+def average_pool_of(e: Emitter, n: Node, x: Value) -> Value:
     """With ``count_include_pad`` stated padding counts as zeros; what ``ceil_mode`` adds behind it never counts."""
-    x = n.input(0)
     w = _windows(n, x)
     if not n.int("count_include_pad", 0):
         return _reduce_window(e, x, w, "mean_valid")

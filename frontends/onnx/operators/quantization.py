@@ -38,7 +38,7 @@ def _spread(e: Emitter, n: Node, parameter: Value, x: Value) -> Value:
     return e.slice(repeated, axis, 0, x.type.shape[axis])  # the last block may be shorter
 
 
-def _quantised(e: Emitter, scaled: Value, zero: Value | None, to: DType, saturate: bool) -> Value:
+def quantised(e: Emitter, scaled: Value, zero: Value | None, to: DType, saturate: bool) -> Value:
     """What was divided by its scale already, as `to`; `zero` broadcasts to it."""
     if to.is_float:
         if zero is not None and to.bits < 8:
@@ -51,6 +51,7 @@ def _quantised(e: Emitter, scaled: Value, zero: Value | None, to: DType, saturat
 
 
 @onnx_op("QuantizeLinear", since=10)
+@onnx_op("QuantizeLinear", domain="com.microsoft")
 def quantize_linear(e: Emitter, n: Node) -> Value:
     x, scale, zero = n.input(0), n.input(1), n.optional(2)
     stated = element_type(n.int("output_dtype", 0), "the result") if n.int("output_dtype", 0) else None
@@ -61,10 +62,11 @@ def quantize_linear(e: Emitter, n: Node) -> Value:
     within = element_type(precision, "the precision") if precision else scale.type.dtype
     spread = e.cast(_spread(e, n, scale, x), within)
     scaled = e.binary("div", e.cast(x, within), spread)
-    return _quantised(e, scaled, None if zero is None else _spread(e, n, zero, x), to, bool(n.int("saturate", 1)))
+    return quantised(e, scaled, None if zero is None else _spread(e, n, zero, x), to, bool(n.int("saturate", 1)))
 
 
 @onnx_op("DequantizeLinear", since=10)
+@onnx_op("DequantizeLinear", domain="com.microsoft")
 def dequantize_linear(e: Emitter, n: Node) -> Value:
     x, scale, zero = n.input(0), n.input(1), n.optional(2)
     to = element_type(n.int("output_dtype", 0), "the result") if n.int("output_dtype", 0) else scale.type.dtype
@@ -76,20 +78,44 @@ def dequantize_linear(e: Emitter, n: Node) -> Value:
     return e.cast(e.binary("mul", wide, e.cast(_spread(e, n, scale, x), f32)), to)
 
 
-def _centred(e: Emitter, x: Value, zero: Value | None) -> Value:
+def centred(e: Emitter, x: Value, zero: Value | None) -> Value:
     """As i32, without the zero point."""
     wide = e.cast(x, i32)
     return wide if zero is None else e.binary("sub", wide, e.cast(zero, i32))
 
 
-def _of_rows(e: Emitter, parameter: Value | None) -> Value | None:
+def dequantised(e: Emitter, x: Value, scale: Value, zero: Value | None) -> Value:
+    """As f32, by one scale and zero point for all elements."""
+    centre = None if zero is None else e.reshape(zero, ())
+    return e.binary("mul", e.cast(centred(e, x, centre), f32), e.cast(e.reshape(scale, ()), f32))
+
+
+def requantised(e: Emitter, x: Value, scale: Value, zero: Value | None, to: DType = u8) -> Value:
+    """The inverse of `dequantised`; without a zero point, as `to`."""
+    scaled = e.binary("div", x, e.cast(e.reshape(scale, ()), f32))
+    return quantised(
+        e, scaled, None if zero is None else e.reshape(zero, ()), to if zero is None else zero.type.dtype, True
+    )
+
+
+def dynamically_quantised(e: Emitter, x: Value) -> tuple[Value, Value, Value]:
+    """(`x` as u8, scale, zero point) such that the range of its elements and zero fill u8."""
+    axes = range(x.type.rank)
+    low, high = (e.binary(how, e.reduce(x, axes, how), 0) for how in ("min", "max"))
+    scale = e.binary("div", e.binary("sub", high, low), 255)
+    scale = e.select(e.compare("eq", scale, 0), e.full(1, scale.type), scale)
+    zero = quantised(e, e.binary("div", e.unary("neg", low), scale), None, u8, True)
+    return quantised(e, e.binary("div", x, scale), zero, u8, True), scale, zero
+
+
+def of_rows(e: Emitter, parameter: Value | None) -> Value | None:
     """A vector with an entry for each row of a matrix, as a column."""
     if parameter is None or parameter.type.elements == 1:
         return None if parameter is None else e.reshape(parameter, ())
     return e.reshape(parameter, (*parameter.type.shape, 1)) if parameter.type.rank == 1 else parameter
 
 
-def _of_columns(e: Emitter, parameter: Value | None) -> Value | None:
+def of_columns(e: Emitter, parameter: Value | None) -> Value | None:
     if parameter is None or parameter.type.elements != 1:
         return parameter
     return e.reshape(parameter, ())
@@ -105,23 +131,23 @@ def _of_filters(e: Emitter, parameter: Value | None, behind: int) -> Value | Non
 @onnx_op("MatMulInteger", since=10)
 def matmul_integer(e: Emitter, n: Node) -> Value:
     a, b = n.input(0), n.input(1)
-    return matmul(e, _centred(e, a, _of_rows(e, n.optional(2))), _centred(e, b, _of_columns(e, n.optional(3))))
+    return matmul(e, centred(e, a, of_rows(e, n.optional(2))), centred(e, b, of_columns(e, n.optional(3))))
 
 
 @onnx_op("QLinearMatMul", since=10)
 def qlinear_matmul(e: Emitter, n: Node) -> Value:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (n.input(i) for i in range(8))
-    total = matmul(e, _centred(e, a, _of_rows(e, a_zero)), _centred(e, b, _of_columns(e, b_zero)))
-    left, right = _of_rows(e, a_scale), _of_columns(e, b_scale)
+    total = matmul(e, centred(e, a, of_rows(e, a_zero)), centred(e, b, of_columns(e, b_zero)))
+    left, right = of_rows(e, a_scale), of_columns(e, b_scale)
     assert left is not None and right is not None
-    return _rescaled(e, total, left, right, y_scale, y_zero)
+    return rescaled(e, total, left, right, y_scale, y_zero)
 
 
-def _rescaled(e: Emitter, total: Value, left: Value, right: Value, y_scale: Value, y_zero: Value) -> Value:
+def rescaled(e: Emitter, total: Value, left: Value, right: Value, y_scale: Value, y_zero: Value) -> Value:
     """A sum of products with scale left * right, quantised anew; scales and zero point of the result are numbers."""
     factor = e.binary("mul", e.cast(left, f32), e.cast(right, f32))
     factor = e.binary("div", factor, e.cast(e.reshape(y_scale, ()), f32))
-    return _quantised(e, e.binary("mul", e.cast(total, f32), factor), e.reshape(y_zero, ()), y_zero.type.dtype, True)
+    return quantised(e, e.binary("mul", e.cast(total, f32), factor), e.reshape(y_zero, ()), y_zero.type.dtype, True)
 
 
 def _convolved(e: Emitter, n: Node, x: Value, weight: Value) -> Value:
@@ -135,18 +161,18 @@ def _convolved(e: Emitter, n: Node, x: Value, weight: Value) -> Value:
 def conv_integer(e: Emitter, n: Node) -> Value:
     x, weight = n.input(0), n.input(1)
     zero = n.optional(2)
-    centred = _centred(e, x, None if zero is None else e.reshape(zero, ()))
-    return _convolved(e, n, centred, _centred(e, weight, _of_filters(e, n.optional(3), weight.type.rank - 1)))
+    image = centred(e, x, None if zero is None else e.reshape(zero, ()))
+    return _convolved(e, n, image, centred(e, weight, _of_filters(e, n.optional(3), weight.type.rank - 1)))
 
 
 @onnx_op("QLinearConv", since=10)
 def qlinear_conv(e: Emitter, n: Node) -> Value:
     x, x_scale, x_zero, weight, w_scale, w_zero, y_scale, y_zero = (n.input(i) for i in range(8))
-    filters = _centred(e, weight, _of_filters(e, w_zero, weight.type.rank - 1))
-    total = _convolved(e, n, _centred(e, x, e.reshape(x_zero, ())), filters)
+    filters = centred(e, weight, _of_filters(e, w_zero, weight.type.rank - 1))
+    total = _convolved(e, n, centred(e, x, e.reshape(x_zero, ())), filters)
     bias = n.optional(8)
     if bias is not None:
         total = e.binary("add", total, e.broadcast(bias, total.type.shape, (1,)))
     scale = _of_filters(e, w_scale, weight.type.rank - 2)
     assert scale is not None
-    return _rescaled(e, total, e.reshape(x_scale, ()), scale, y_scale, y_zero)
+    return rescaled(e, total, e.reshape(x_scale, ()), scale, y_scale, y_zero)

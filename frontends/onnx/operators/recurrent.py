@@ -18,6 +18,9 @@ from ds_compiler.ops import DotGeneral, Iota, Scan, Yield
 
 Activation: TypeAlias = "Callable[[Emitter, Value], Value]"
 
+Product: TypeAlias = Callable[[int, Value], Value]
+"""(direction, x [..., depth]) -> the product of x with that direction's weights, [..., gates*hidden]."""
+
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -35,7 +38,7 @@ class _Cell:
 
     Attributes:
         activations: in the order of the node's attribute.
-        recurrence: [gates*hidden, hidden].
+        recurrence: [gates*hidden, hidden], or what multiplies a state with all gates' weights.
         clip: bound of what enters an activation; 0 for none.
         bias: of the recurrent product where it must be apart (`linear_before_reset`), [hidden].
         peepholes: for the gates i, o, f, [hidden] each.
@@ -43,7 +46,7 @@ class _Cell:
 
     hidden: int
     activations: Sequence[Activation]
-    recurrence: Value
+    recurrence: Value | Activation
     clip: float
     bias: Value | None = None
     peepholes: Sequence[Value] = ()
@@ -60,6 +63,8 @@ class _Cell:
     def recur(self, e: Emitter, state: Value, first: int = 0, last: int | None = None) -> Value:
         """The product of a state with the recurrent weights of gates `first` to `last`."""
         weights = self.recurrence
+        if not isinstance(weights, Value):
+            return weights(e, state)
         if last is not None:
             weights = e.slice(weights, 0, first * self.hidden, last * self.hidden)
         return e.emit(DotGeneral(state, weights, (), (), (1,), (1,)))
@@ -114,10 +119,8 @@ _STEPS: dict[str, _Step] = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_st
 
 @onnx_op("LSTM", "GRU", "RNN", since=7)
 def recurrent(e: Emitter, n: Node) -> list[Value | None]:
-    x, w, r, b = n.input(0), n.input(1), n.input(2), n.optional(3)
-    lengths, h0, c0 = n.optional(4), n.optional(5), n.optional(6)
-    reverses = _DIRECTIONS[n.choice("direction", "forward", tuple(_DIRECTIONS))]
-    count, gates = len(reverses), _GATES[n.op_type]
+    x, w, r = n.input(0), n.input(1), n.input(2)
+    count, gates = len(_reverses(n)), _GATES[n.op_type]
     if x.type.rank != 3 or w.type.rank != 3 or r.type.rank != 3:
         n.fail(f"takes X, W and R of rank 3, got {x.type}, {w.type}, {r.type}")
     hidden = n.int("hidden_size", 0) or r.type.shape[2]
@@ -125,27 +128,58 @@ def recurrent(e: Emitter, n: Node) -> list[Value | None]:
         n.fail(f"R is {r.type}, expected [{count}, {gates}*hidden, hidden] with hidden = {hidden}")
     if w.type.shape[:2] != r.type.shape[:2]:
         n.fail(f"W is {w.type} and R is {r.type}")
+
+    def product(direction: int, x: Value) -> Value:
+        return e.emit(DotGeneral(x, _row(e, w, direction), (), (), (2,), (1,)))
+
+    return _directions(e, n, n.op_type, hidden, product, lambda direction: _row(e, r, direction))
+
+
+def lstm(e: Emitter, n: Node, inputs: Product, states: Product) -> list[Value | None]:
+    """An LSTM by its two products, for a node with ONNX's other inputs and attributes."""
+
+    def recurrence(direction: int) -> Activation:
+        return lambda e, state: states(direction, state)
+
+    return _directions(e, n, "LSTM", int(n.required("hidden_size")), inputs, recurrence)
+
+
+def _reverses(n: Node) -> tuple[bool, ...]:
+    return _DIRECTIONS[n.choice("direction", "forward", tuple(_DIRECTIONS))]
+
+
+def _directions(
+    e: Emitter,
+    n: Node,
+    kind: str,
+    hidden: int,
+    product: Product,
+    recurrence: Callable[[int], Value | Activation],
+) -> list[Value | None]:
+    x, b, lengths, h0, c0 = n.input(0), n.optional(3), n.optional(4), n.optional(5), n.optional(6)
+    reverses = _reverses(n)
+    count, gates = len(reverses), _GATES[kind]
     batch_first = n.int("layout", 0) == 1
     if batch_first:
         x = e.transpose(x, (1, 0, 2))
     length, batch, _ = x.type.shape
     mask = None if lengths is None else _mask(e, n, lengths, length, batch)
     initial = [_initial(e, n, v, count, batch, hidden, batch_first, x) for v in (h0, c0)[: 2 if gates == 4 else 1]]
-    activations = _activations(n, count)
+    activations = _activations(n, kind, count)
     peepholes = n.optional(7) if gates == 4 else None
     last: list[list[Value]] = []
     sequences: list[Value] = []
     for d, reverse in enumerate(reverses):
         before_reset = gates == 3 and n.int("linear_before_reset", 0) != 0
         bias, apart = (None, None) if b is None else _bias(e, n, _row(e, b, d), gates, hidden, before_reset)
-        projected = e.emit(DotGeneral(x, _row(e, w, d), (), (), (2,), (1,)))
+        projected = product(d, x)
         if bias is not None:
             projected = e.binary("add", projected, bias)
         views = [] if peepholes is None else _thirds(e, n, _row(e, peepholes, d), hidden)
         cell = _Cell(
             hidden,
             activations[d],
-            _row(e, r, d),
+            recurrence(d),
             n.float("clip", 0.0),
             apart,
             views,
@@ -153,7 +187,7 @@ def recurrent(e: Emitter, n: Node) -> list[Value | None]:
             before_reset,
         )
         state = [_row(e, v, d) for v in initial]
-        state, sequence = _run(e, n, cell, projected, state, mask, reverse)
+        state, sequence = _run(e, n, kind, cell, projected, state, mask, reverse)
         last.append(state)
         if sequence is not None:
             sequences.append(e.reshape(sequence, (length, 1, batch, hidden)))
@@ -168,7 +202,7 @@ def recurrent(e: Emitter, n: Node) -> list[Value | None]:
 
 
 def _run(
-    e: Emitter, n: Node, cell: _Cell, x: Value, state: list[Value], mask: Value | None, reverse: bool
+    e: Emitter, n: Node, kind: str, cell: _Cell, x: Value, state: list[Value], mask: Value | None, reverse: bool
 ) -> tuple[list[Value], Value | None]:
     """The last states, and the states of all steps if they are wanted, of one direction.
 
@@ -179,7 +213,7 @@ def _run(
     wanted = n.wants(0)
 
     def step(x: Value, inside: Value | None, state: Sequence[Value]) -> tuple[list[Value], list[Value]]:
-        new = _STEPS[n.op_type](e, cell, x, state)
+        new = _STEPS[kind](e, cell, x, state)
         output = new[0]
         if inside is not None:
             inside = e.reshape(inside, (*inside.type.shape, 1))
@@ -255,10 +289,10 @@ def _thirds(e: Emitter, n: Node, value: Value, hidden: int) -> list[Value]:
     return [e.slice(value, 0, g * hidden, (g + 1) * hidden) for g in range(3)]
 
 
-def _activations(n: Node, directions: int) -> list[list[Activation]]:
+def _activations(n: Node, kind: str, directions: int) -> list[list[Activation]]:
     """The functions of each direction; alphas and betas go, in order, to those that take one."""
-    names = n.attribute("activations") or list(_DEFAULT_ACTIVATIONS[n.op_type]) * directions
-    each = len(_DEFAULT_ACTIVATIONS[n.op_type])
+    names = n.attribute("activations") or list(_DEFAULT_ACTIVATIONS[kind]) * directions
+    each = len(_DEFAULT_ACTIVATIONS[kind])
     if len(names) != each * directions:
         n.fail(f"{len(names)} activations given, {each * directions} expected")
     alphas, betas = list(n.attribute("activation_alpha", [])), list(n.attribute("activation_beta", []))
