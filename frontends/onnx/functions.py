@@ -14,19 +14,23 @@ from ds_compiler.ir import CompileError, TensorType
 _SHOWN = 3
 """Nodes that an error names for each missing operator."""
 
+_MOST_NODES = 10_000_000
+_DEEPEST = 100
+
 
 def check_supported(model: loader.LoadedModel) -> None:
     """Raise one error that names every operator of the model that cannot be imported.
 
     Raises:
-        CompileError: operators are missing, or a node's domain is not imported.
+        CompileError: operators are missing, a node's domain is not imported, a function calls itself, or functions
+            expand to an absurd number of nodes.
     """
-    missing: dict[tuple[str, str], list[str]] = {}
-    _collect(model.proto.graph.node, model, model.opsets, missing, set())
-    if not missing:
+    survey = _Survey(model)
+    survey.nodes(model.proto.graph.node, model.opsets, ())
+    if not survey.missing:
         return
     parts = []
-    for (domain, name), nodes in sorted(missing.items(), key=lambda item: -len(item[1])):
+    for (domain, name), nodes in sorted(survey.missing.items(), key=lambda item: -len(item[1])):
         shown = ", ".join(f"'{n}'" for n in nodes[:_SHOWN]) + (", …" if len(nodes) > _SHOWN else "")
         origin = f" of domain '{domain}'" if domain else ""
         parts.append(f"{name}{origin} ({len(nodes)} node{'s' if len(nodes) > 1 else ''}: {shown})")
@@ -34,30 +38,57 @@ def check_supported(model: loader.LoadedModel) -> None:
     raise CompileError(f"operators are not supported at opset {version}: {'; '.join(parts)}")
 
 
-def _collect(
-    nodes: Iterable[NodeProto],
-    model: loader.LoadedModel,
-    opsets: Mapping[str, int],
-    missing: dict[tuple[str, str], list[str]],
-    entered: set[tuple[str, str]],
-) -> None:
-    for index, node in enumerate(nodes):
-        key = (canonical_domain(node.domain), node.op_type)
-        for graph in loader.subgraphs(node):
-            _collect(graph.node, model, opsets, missing, entered)
-        function = model.functions.get(key)
-        if function is not None:
-            if key not in entered:
-                inner = {**opsets, **loader.opset_versions(function.opset_import)}
-                _collect(function.node, model, inner, missing, {*entered, key})
-            continue
+class _Survey:
+    """Walks all nodes, the model's functions once each.
+
+    Attributes:
+        missing: nodes by the operator that nothing imports.
+    """
+
+    def __init__(self, model: loader.LoadedModel) -> None:
+        self.model = model
+        self.missing: dict[tuple[str, str], list[str]] = {}
+        self._expanded: dict[tuple[str, str], int] = {}
+
+    def nodes(self, nodes: Iterable[NodeProto], opsets: Mapping[str, int], callers: tuple[tuple[str, str], ...]) -> int:
+        """How many nodes they are with functions and subgraphs expanded."""
+        count = 0
+        for index, node in enumerate(nodes):
+            count += 1 + sum(self.nodes(graph.node, opsets, callers) for graph in loader.subgraphs(node))
+            key = (canonical_domain(node.domain), node.op_type)
+            if key in self.model.functions:
+                count += self._function(key, node, index, opsets, callers)
+            else:
+                self._operator(key, node, index, opsets)
+            if count > _MOST_NODES:
+                what = f"functions expand to more than {_MOST_NODES} nodes"
+                raise CompileError(what, location=loader.node_location(node, index))
+        return count
+
+    def _function(
+        self,
+        key: tuple[str, str],
+        node: NodeProto,
+        index: int,
+        opsets: Mapping[str, int],
+        callers: tuple[tuple[str, str], ...],
+    ) -> int:
+        if key in callers:
+            raise CompileError(f"function '{key[1]}' calls itself", location=loader.node_location(node, index))
+        if len(callers) > _DEEPEST:
+            raise CompileError(f"functions call one another more than {_DEEPEST} levels deep")
+        if key not in self._expanded:
+            function = self.model.functions[key]
+            inner = {**opsets, **loader.opset_versions(function.opset_import)}
+            self._expanded[key] = self.nodes(function.node, inner, (*callers, key))
+        return self._expanded[key]
+
+    def _operator(self, key: tuple[str, str], node: NodeProto, index: int, opsets: Mapping[str, int]) -> None:
+        location = loader.node_location(node, index)
         if key[0] not in opsets:
-            raise CompileError(
-                f"{node.op_type}: the model does not import domain '{key[0]}'",
-                location=loader.node_location(node, index),
-            )
+            raise CompileError(f"{node.op_type}: the model does not import domain '{key[0]}'", location=location)
         if find_handler(*key, opsets[key[0]]) is None and not _has_function(node, opsets[key[0]], key[0]):
-            missing.setdefault(key, []).append(str(loader.node_location(node, index)))
+            self.missing.setdefault(key, []).append(str(location))
 
 
 def _schema(name: str, opset: int, domain: str) -> onnx.defs.OpSchema | None:

@@ -6,7 +6,6 @@ import os
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
 
-import numpy as np
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -115,16 +114,7 @@ class GraphImporter:
 
     def dense(self, sparse: SparseTensorProto) -> Array:
         """A sparse tensor's elements, zeros included."""
-        name = f"sparse tensor '{sparse.values.name}'"
-        loader.check_shape(tuple(sparse.dims), name)
-        values = loader.read_tensor(sparse.values, self.model.folder, name)
-        indices = loader.read_tensor(sparse.indices, self.model.folder, name)
-        result = np.zeros(tuple(sparse.dims), values.dtype)
-        if indices.ndim == 1:
-            result.reshape(-1)[indices] = values
-        else:
-            result[tuple(indices.T)] = values
-        return result
+        return loader.read_sparse(sparse, self.model.folder)
 
     def tensor(self, proto: TensorProto, what: str) -> Array:
         """A tensor attribute, external data included."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from ds_compiler.frontends.onnx.registry import canonical_domain
 from ds_compiler.frontends.onnx.weights import Cut, cut_file
@@ -144,9 +144,13 @@ def opset_versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]
     """Version by domain.
 
     Raises:
-        CompileError: the default domain has a version that this importer does not know.
+        CompileError: a domain has two; the default domain has one that this importer does not know.
     """
-    versions = {canonical_domain(entry.domain): int(entry.version) for entry in imports}
+    versions: dict[str, int] = {}
+    for entry in imports:
+        domain = canonical_domain(entry.domain)
+        if versions.setdefault(domain, int(entry.version)) != entry.version:
+            raise CompileError(f"domain '{domain}' is imported twice, at opsets {versions[domain]} and {entry.version}")
     newest = onnx.defs.onnx_opset_version()
     if "" in versions and not OLDEST_OPSET <= versions[""] <= newest:
         raise CompileError(
@@ -303,6 +307,32 @@ def read_tensor(tensor: TensorProto, folder: Path | None, what: str = "") -> Arr
         raise CompileError(f"{what} holds too little or damaged data: {error}") from None
 
 
+def read_sparse(sparse: SparseTensorProto, folder: Path | None) -> Array:
+    """A sparse tensor's elements, zeros included.
+
+    Raises:
+        CompileError: as for `read_tensor`; its indices do not fit its shape or values; it is too large.
+    """
+    what = f"sparse tensor '{sparse.values.name}'"
+    shape = tuple(sparse.dims)
+    check_shape(shape, what)
+    values, indices = read_tensor(sparse.values, folder, what), read_tensor(sparse.indices, folder, what)
+    bounds = math.prod(shape) if indices.ndim == 1 else np.array(shape)
+    if values.ndim != 1 or indices.shape not in ((values.size,), (values.size, len(shape))):
+        raise CompileError(f"{what} has values {list(values.shape)} and indices {list(indices.shape)}")
+    if indices.dtype.kind not in "iu" or np.any((indices < 0) | (indices >= bounds)):
+        raise CompileError(f"{what} has an index outside of its shape {list(shape)}")
+    try:
+        result = np.zeros(shape, values.dtype)
+    except MemoryError:
+        raise CompileError(f"{what} has {math.prod(shape)} elements, which do not fit into memory") from None
+    if indices.ndim == 1:
+        result.reshape(-1)[indices] = values
+    else:
+        result[tuple(indices.T)] = values
+    return result
+
+
 def read_initializer(tensor: TensorProto, model: LoadedModel) -> Array:
     """As `read_tensor`, for an initializer of `model`, whose data may have been kept out of the message.
 
@@ -327,6 +357,8 @@ def _external(tensor: TensorProto, folder: Path | None, dtype: DType, what: str)
     if folder is None:
         raise CompileError(f"{what} has its data in file '{location}'", help="give the model as a path")
     relative = Path(location)
+    if "\0" in location:
+        raise CompileError(f"{what} has its data in {location!r}, which is no file name")
     path = (folder / relative).resolve()
     if not location or relative.is_absolute() or ".." in relative.parts or not path.is_relative_to(folder):
         raise CompileError(f"{what} has its data in '{location}', outside the model's folder")

@@ -48,7 +48,10 @@ def pad(e: Emitter, n: Node, x: Value, pads: Sequence[Extent], axes: Sequence[in
         low[axis], cut_low[axis] = _both_ways(e, pads[index])
         high[axis], cut_high[axis] = _both_ways(e, pads[index + len(axes)])
     if any(c != 0 for c in (*cut_low, *cut_high)):
-        sizes = [maximum(d - a - b, 0) for d, a, b in zip(x.type.shape, cut_low, cut_high, strict=True)]
+        left = [d - a - b for d, a, b in zip(x.type.shape, cut_low, cut_high, strict=True)]
+        if any(isinstance(d, int) and d < 0 for d in left):
+            n.fail(f"cuts more off {x.type} than it has")
+        sizes = [maximum(d, 0) for d in left]
         x = e.emit(Slice(x, tuple(cut_low), tuple(sizes), (1,) * x.type.rank))
     if mode == "constant":
         if all(p == 0 for p in (*low, *high)):
