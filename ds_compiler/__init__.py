@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ds_compiler.frontends.trace.tree import register_node, tree_leaves, tree_map
     from ds_compiler.function import CompiledFunction
     from ds_compiler.ir.errors import CompileError
-    from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError
+    from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError, NonFiniteError
     from ds_compiler.transforms import custom_vjp, grad, jvp, stop_gradient, value_and_grad, vjp, vmap
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "ExecutionError",
     "InputError",
     "LoadError",
+    "NonFiniteError",
     "TraceError",
     "compile",
     "cond",
@@ -77,6 +78,7 @@ _HOMES = {
     "ExecutionError": "ds_compiler.runtime.errors",
     "InputError": "ds_compiler.runtime.errors",
     "LoadError": "ds_compiler.runtime.errors",
+    "NonFiniteError": "ds_compiler.runtime.errors",
     **dict.fromkeys(
         ("cond", "dynamic_slice", "fori_loop", "scan", "while_loop"), "ds_compiler.frontends.trace.control"
     ),

@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     verify: bool
     dynamic: bool | Mapping[str, Any] | None
     donate: str | Sequence[str]
+    check_nan: bool
     example_inputs: Any
     precision: None
     memory_budget: None
@@ -73,6 +74,7 @@ def compile(
     verify: bool = False,
     dynamic: bool | Mapping[str, Any] | None = None,
     donate: str | Sequence[str] = (),
+    check_nan: bool = False,
     example_inputs: Any = None,
     precision: None = None,
     memory_budget: None = None,
@@ -95,7 +97,10 @@ def compile(
         dynamic: for a function, sizes that stay open, by parameter: the name of the first axis, a sequence of names
             (None: fixed), or a dict from axis to name. Equal names are equal sizes, which each call verifies. True
             opens the first axis of all arguments that are arrays themselves and have it in common, as ``batch``.
+            False makes Python numbers part of the program also when they change.
         donate: for a function, parameters whose arrays the caller gives up: later calls write results into them.
+        check_nan: for a function, raise `NonFiniteError` if a result holds NaN or an infinity; it names the line that
+            made it. Nothing is donated then, so that all arguments are still there.
         example_inputs: for a `torch.nn.Module`, a tuple of arguments, or a dict of them by name.
         precision, memory_budget, mesh: not built yet.
 
@@ -116,7 +121,7 @@ def compile(
     kind = "module" if _is_torch_module(model) else kind
     refused: dict[str, Any] = {"precision": precision, "memory_budget": memory_budget, "mesh": mesh}
     refused |= {"dims": dims} if kind != "model" else {"dynamic": dynamic}
-    refused |= {"donate": donate or None} if kind != "function" else {}
+    refused |= {"donate": donate or None, "check_nan": check_nan or None} if kind != "function" else {}
     refused |= {"example_inputs": example_inputs} if kind != "module" else {}
     for name, value in refused.items():
         if value is not None:
@@ -135,6 +140,7 @@ def compile(
         return compile_exported(model, example_inputs, dynamic, shared)
     from ds_compiler.function import CompiledFunction
 
+    shared["check_nan"] = check_nan
     donated = (donate,) if isinstance(donate, str) else tuple(donate)
     if network:
         from ds_compiler.nn import CompiledModule

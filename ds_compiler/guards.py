@@ -36,7 +36,8 @@ class Watch:
         fetch: reads it again.
         value: what it was.
         kind: ``equal`` compares, ``same`` wants the identical object, ``array`` the same shape and element type,
-            ``content`` the same elements, ``length`` the same number of elements.
+            ``content`` the same elements, ``length`` the same number of elements, which `fetch` gives.
+        container: of a length.
     """
 
     path: str
@@ -44,6 +45,11 @@ class Watch:
     value: Any
     kind: str
     copy: Any = field(default=None)
+    container: Callable[[], Any] = field(default=lambda: None)
+
+    def renew(self, now: Any) -> None:
+        """Let what is there now be what it was."""
+        self.value = len(now) if self.kind == "length" else now
 
     def failure(self) -> str:
         """Why the watch no longer holds; nothing if it does."""
@@ -74,30 +80,41 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def surroundings(function: Callable[..., Any], objects: dict[str, Any]) -> list[Watch]:
+def surroundings(function: Callable[..., Any], objects: dict[str, Any]) -> Surroundings:
     """What `function` and the functions that it calls read from their surroundings.
 
     Args:
         objects: arguments that are no arrays, by path; their attributes are read too.
     """
-    walk = _Walk()
+    walk = Surroundings()
     walk.callable(getattr(function, "__name__", "function"), function)
     for path, value in objects.items():
         if not isinstance(value, _PLAIN):
             walk.value(path, lambda value=value: value, value)  # type: ignore[misc]
-    return walk.watches
+    return walk
 
 
-class _Walk:
-    """Follows references from a function; `names` are the attribute names that the code met so far may read."""
+class Surroundings:
+    """Follows references from a function.
+
+    Attributes:
+        watches: what was found.
+        codes: the code that may run; `names` are the attribute names that it may read.
+        owners: namespaces that the code may write to, with what they hold before it runs.
+    """
 
     def __init__(self) -> None:
         self.watches: list[Watch] = []
+        self.codes: list[types.CodeType] = []
+        self.owners: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         self.seen: dict[int, Any] = {}
         self.names: set[str] = set()
 
     def watch(self, path: str, fetch: Callable[[], Any], value: Any, kind: str) -> None:
         self.watches.append(Watch(path, fetch, value, kind))
+
+    def length(self, path: str, fetch: Callable[[], Any], value: Any) -> None:
+        self.watches.append(Watch(path, lambda: len(fetch()), len(value), "length", container=fetch))
 
     def callable(self, path: str, function: Any) -> None:
         """Code that may run while tracing."""
@@ -129,7 +146,9 @@ class _Walk:
         loaded: list[str] = []
         for code in _nested(function.__code__):
             self.names.update(code.co_names)
+            self.codes.append(code)
             loaded += [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+        self.owners.append(("", variables, dict(variables)))
         wrapped = getattr(function, "__wrapped__", None)
         if isinstance(wrapped, types.FunctionType):
             self.code(path, wrapped)
@@ -158,11 +177,11 @@ class _Walk:
             return self.callable(path, value)
         self.seen[id(value)] = value
         if isinstance(value, dict):
-            self.watch(path, lambda: len(fetch()), len(value), "length")
+            self.length(path, fetch, value)
             for key, item in list(value.items()):
                 self.value(f"{path}[{key!r}]", lambda key=key: value[key], item)  # type: ignore[misc]
         elif isinstance(value, list | tuple):
-            self.watch(path, lambda: len(fetch()), len(value), "length")
+            self.length(path, fetch, value)
             for index, item in enumerate(value):
                 self.value(f"{path}[{index}]", lambda index=index: value[index], item)  # type: ignore[misc]
         elif isinstance(value, types.ModuleType):
@@ -192,6 +211,8 @@ class _Walk:
                     self.code(f"{path}.{name}", item)
 
     def attributes(self, path: str, owner: Any, held: dict[str, Any]) -> None:
+        inherited = {n: v for base in reversed(type(owner).__mro__) for n, v in vars(base).items() if n in self.names}
+        self.owners.append((f"{path}.", held, inherited | held))
         for name, item in list(held.items()):
             if name in self.names:
                 self.value(f"{path}.{name}", lambda name=name: getattr(owner, name), item)  # type: ignore[misc]

@@ -131,3 +131,33 @@ def _short(size: str) -> str:
             return f"{value:.3g}{unit}" if unit else f"{value:.0f}"
         value /= 1000
     return f"{value:.3g} P"
+
+
+@dataclass(frozen=True)
+class FunctionReport:
+    """What a compiled function did so far; prints as text.
+
+    Attributes:
+        programs: a report on each program.
+        reasons: why each was compiled: the first call, or the guards that failed.
+        seconds: what tracing and compiling each took.
+        calls: how often each ran.
+        sizes: what each holds for, of open sizes: the comparisons in the function, with their lines.
+    """
+
+    name: str
+    programs: tuple[Report, ...]
+    reasons: tuple[str, ...]
+    seconds: tuple[float, ...]
+    calls: tuple[int, ...]
+    sizes: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {len(self.programs)} programs, {sum(self.calls)} calls"]
+        rows = zip(self.programs, self.reasons, self.seconds, self.calls, self.sizes)
+        for index, (program, reason, seconds, calls, sizes) in enumerate(rows, 1):
+            origin = "from the cache" if program.cached else "compiled"
+            lines.append(f"program {index} ({calls} calls, {origin}, ready after {seconds:.2f} s): {reason}")
+            lines += [f"  only for {' and '.join(sizes)}"] if sizes else []
+            lines += [f"  {line}" for line in str(program).splitlines()]
+        return "\n".join(lines)

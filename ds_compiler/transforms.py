@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ds_compiler.frontends.trace import compose, tree
-from ds_compiler.frontends.trace.array import TracedArray, is_array, read, wrap
+from ds_compiler.frontends.trace.array import TracedArray, is_array, is_unknown_number, read, wrap
 from ds_compiler.frontends.trace.axes import axis_of
 from ds_compiler.frontends.trace.batching import Lane, example_type, replay
 from ds_compiler.frontends.trace.dtypes import name_of
@@ -169,13 +170,15 @@ class custom_vjp:
     f.defvjp(forward, backward)
 
     ``forward(*args)`` gives ``(result, residuals)``; ``backward(residuals, cotangent)`` a tuple with one gradient for
-    each argument, in its form, or None where there is none. None of the three reads traced arrays from outside.
+    each argument, in its form, or None where there is none. None of the three reads traced arrays from outside. Where
+    a rule calls the function itself, that is the function without a stated derivative.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self._function = function
         self._rules: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._in_rules: set[int] = set()
 
     def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
         """State the derivative."""
@@ -187,10 +190,15 @@ class custom_vjp:
         Raises:
             TraceError: no derivative is stated, or results and gradients do not fit the function.
         """
-        if not tracing():
+        thread = threading.get_ident()
+        if not tracing() or thread in self._in_rules:
             return self._function(*args)
-        with placing_errors("custom_vjp"):
-            return self._call(args)
+        self._in_rules.add(thread)
+        try:
+            with placing_errors("custom_vjp"):
+                return self._call(args)
+        finally:
+            self._in_rules.remove(thread)
 
     def _call(self, args: tuple[Any, ...]) -> Any:
         name = getattr(self._function, "__name__", "function")
@@ -305,7 +313,8 @@ class _Differentiated:
 
 def _operand(leaf: Any) -> Value | None:
     """Arrays and Python floats are differentiated by; integers, strings and the like are not."""
-    return read(leaf) if is_array(leaf) or isinstance(leaf, float) else None
+    is_float = isinstance(leaf, float) or (is_unknown_number(leaf) and leaf.is_float)
+    return read(leaf) if is_array(leaf) or is_float else None
 
 
 def _as(leaf: Any, wanted: TensorType, what: str) -> Value:

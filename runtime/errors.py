@@ -13,3 +13,7 @@ class InputError(ValueError):
 
 class ExecutionError(RuntimeError):
     """A check that the program makes while it runs has failed."""
+
+
+class NonFiniteError(ExecutionError, FloatingPointError):
+    """A result is infinite or no number, and the program was compiled to refuse that."""

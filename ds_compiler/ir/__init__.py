@@ -10,7 +10,8 @@ from ds_compiler.ir.block import Block, Region
 from ds_compiler.ir.builder import Builder
 from ds_compiler.ir.cost import Cost
 from ds_compiler.ir.declaration import op, operation_class, operation_names
-from ds_compiler.ir.dims import Dim, Expr, parse_dim, symbol
+from ds_compiler.ir.dim_text import parse_dim
+from ds_compiler.ir.dims import Dim, Expr, symbol
 from ds_compiler.ir.dtypes import DType
 from ds_compiler.ir.errors import CompileError, TypeError_
 from ds_compiler.ir.location import Location

@@ -31,6 +31,14 @@ class Block:
         self.arguments.append(argument)
         return argument
 
+    def insert_argument(self, index: int, type_: TensorType) -> BlockArgument:
+        """Add an argument in front of number `index`."""
+        argument = BlockArgument(type_, self, index)
+        self.arguments.insert(index, argument)
+        for later in self.arguments[index + 1 :]:
+            later.index += 1
+        return argument
+
     def remove_argument(self, index: int) -> None:
         """Remove an argument that nobody reads."""
         if self.arguments[index].uses:

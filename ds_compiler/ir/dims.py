@@ -9,15 +9,15 @@ is always a plain `int`.
 All symbols stand for sizes, hence are >= 0. A symbol whose name starts with an underscore is an
 *unknown* size: one that no input declares, bound at run time by a ``bind`` operation.
 
-The text form (``2*seq+1``, ``floordiv(h+1, 2)``) is what IR text and compiled manifests hold.
+The text form (``2*seq+1``, ``floordiv(h+1, 2)``) is what IR text and compiled manifests hold; `dim_text` reads it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import ClassVar, TypeAlias
+from numbers import Integral, Real
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 Dim: TypeAlias = "int | Expr"
 
@@ -51,10 +51,29 @@ class Atom:
         return (Atom, (self.text, self.function, self.arguments))
 
 
+class Questions(Protocol):
+    """Answers what Python code asks of open sizes while it is traced.
+
+    The front end that runs Python code puts one object of this kind into `Expr.questions`; without it, sizes are
+    compared by their form, and have neither order, truth nor value.
+    """
+
+    def compare(self, kind: str, left: Expr, right: Dim) -> bool:
+        """Whether ``left kind right`` (``eq``, ``lt``, ``le``, ``gt``, ``ge``) holds."""
+
+    def value(self, what: str, size: Expr) -> Any:
+        """What ``int(size)`` and the like give, or an error."""
+
+    def calculate(self, kind: str, left: Any, right: Any) -> Any:
+        """The result of an operator that leaves the integers (``size / 2``, ``0.5 * size``)."""
+
+
 class Expr:
     """A polynomial in normal form; build it with `symbol`, operators and the functions below."""
 
     __slots__ = ("_hash", "terms")
+    __array_ufunc__ = None  # NumPy's numbers leave operators with sizes to this class
+    questions: ClassVar[Questions | None] = None
 
     def __init__(self, terms: Mapping[_Monomial, int]) -> None:
         self.terms: tuple[tuple[_Monomial, int], ...] = tuple(sorted(terms.items(), key=lambda t: _order(t[0])))
@@ -64,54 +83,115 @@ class Expr:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Expr) and self.terms == other.terms
+        if isinstance(other, Expr) and self.terms == other.terms:
+            return True
+        if Expr.questions is None or not isinstance(other, Integral | Expr):
+            return False if isinstance(other, int | float | str | Expr) or other is None else NotImplemented
+        return Expr.questions.compare("eq", self, _whole(other))
+
+    def _compared(self, kind: str, other: object) -> Any:
+        if not isinstance(other, Integral | float | Expr):
+            return NotImplemented
+        if Expr.questions is None or isinstance(other, float):
+            raise TypeError(f"'{self}' is a symbolic size, which has no order at compile time")
+        return Expr.questions.compare(kind, self, _whole(other))
+
+    def __lt__(self, other: object) -> Any:
+        return self._compared("lt", other)
+
+    def __le__(self, other: object) -> Any:
+        return self._compared("le", other)
+
+    def __gt__(self, other: object) -> Any:
+        return self._compared("gt", other)
+
+    def __ge__(self, other: object) -> Any:
+        return self._compared("ge", other)
 
     # Other classes' operands are left to those classes (a traced array takes sizes as numbers).
-    def __add__(self, other: Dim) -> Dim:
-        if not isinstance(other, int | Expr):
-            return NotImplemented
+    def __add__(self, other: Any) -> Any:
+        if not isinstance(other, Integral | Expr):
+            return _calculated("add", self, other)
         total = dict(self.terms)
-        for monomial, coefficient in _terms(other):
+        for monomial, coefficient in _terms(_whole(other)):
             total[monomial] = total.get(monomial, 0) + coefficient
         return _expr(total)
 
-    __radd__ = __add__
+    def __radd__(self, other: Any) -> Any:
+        return self + other if isinstance(other, Integral) else _calculated("add", other, self)
 
     def __neg__(self) -> Dim:
         return _expr({m: -c for m, c in self.terms})
 
-    def __sub__(self, other: Dim) -> Dim:
-        if not isinstance(other, int | Expr):
-            return NotImplemented
-        return self + -other
+    def __pos__(self) -> Dim:
+        return self
 
-    def __rsub__(self, other: Dim) -> Dim:
-        return -self + other
+    def __sub__(self, other: Any) -> Any:
+        return self + -_whole(other) if isinstance(other, Integral | Expr) else _calculated("sub", self, other)
 
-    def __mul__(self, other: Dim) -> Dim:
-        if not isinstance(other, int | Expr):
-            return NotImplemented
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other if isinstance(other, Integral) else _calculated("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        if not isinstance(other, Integral | Expr):
+            return _calculated("mul", self, other)
         total: dict[_Monomial, int] = {}
         for m1, c1 in self.terms:
-            for m2, c2 in _terms(other):
+            for m2, c2 in _terms(_whole(other)):
                 monomial = tuple(sorted(m1 + m2))
                 total[monomial] = total.get(monomial, 0) + c1 * c2
         return _expr(total)
 
-    __rmul__ = __mul__
+    def __rmul__(self, other: Any) -> Any:
+        return self * other if isinstance(other, Integral) else _calculated("mul", other, self)
 
-    def __floordiv__(self, other: Dim) -> Dim:
-        if not isinstance(other, int | Expr):
-            return NotImplemented
-        return floordiv(self, other)
+    def __floordiv__(self, other: Any) -> Any:
+        return floordiv(self, _whole(other)) if isinstance(other, Integral | Expr) else NotImplemented
 
-    def __mod__(self, other: Dim) -> Dim:
-        if not isinstance(other, int | Expr):
-            return NotImplemented
-        return mod(self, other)
+    def __rfloordiv__(self, other: Any) -> Any:
+        return floordiv(int(other), self) if isinstance(other, Integral) else NotImplemented
+
+    def __mod__(self, other: Any) -> Any:
+        return mod(self, _whole(other)) if isinstance(other, Integral | Expr) else NotImplemented
+
+    def __rmod__(self, other: Any) -> Any:
+        return mod(int(other), self) if isinstance(other, Integral) else NotImplemented
+
+    def __truediv__(self, other: Any) -> Any:
+        return _calculated("truediv", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _calculated("truediv", other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        if not isinstance(other, int) or other < 0:
+            return _calculated("pow", self, other)
+        result: Dim = 1
+        for _ in range(other):
+            result = result * self
+        return result
+
+    def __rpow__(self, other: Any) -> Any:
+        return _calculated("pow", other, self)
 
     def __bool__(self) -> bool:
-        raise TypeError(f"the truth of the symbolic size '{self}' is not known at compile time")
+        if Expr.questions is None:
+            raise TypeError(f"the truth of the symbolic size '{self}' is not known at compile time")
+        return not Expr.questions.compare("eq", self, 0)
+
+    def __index__(self) -> int:
+        return int(self._value("an integer"))
+
+    def __int__(self) -> int:
+        return int(self._value("an integer"))
+
+    def __float__(self) -> float:
+        return float(self._value("a float"))
+
+    def _value(self, what: str) -> Any:
+        if Expr.questions is None:
+            raise TypeError(f"'{self}' is a symbolic size, which has no value at compile time")
+        return Expr.questions.value(what, self)
 
     def __repr__(self) -> str:
         return str(self)
@@ -125,6 +205,18 @@ class Expr:
             sign = "-" if coefficient < 0 else "+" if parts else ""
             parts.append(sign + body)
         return "".join(parts)
+
+
+def _whole(size: Any) -> Dim:
+    """A size as given by the user: integers of NumPy become Python's."""
+    return size if isinstance(size, Expr) else int(size)
+
+
+def _calculated(kind: str, left: Any, right: Any) -> Any:
+    """An operator whose result is no size."""
+    if Expr.questions is None or not all(isinstance(x, Real | Expr) for x in (left, right)):
+        return NotImplemented
+    return Expr.questions.calculate(kind, left, right)
 
 
 def _order(monomial: _Monomial) -> tuple[int, tuple[str, ...]]:
@@ -150,7 +242,7 @@ def symbol(name: str) -> Expr:
     Raises:
         ValueError: the name is not an identifier, or is the name of a dimension function.
     """
-    if not name.isidentifier() or name in _FUNCTIONS:
+    if not name.isidentifier() or name in DIM_FUNCTIONS:
         raise ValueError(f"'{name}' is not a valid name of a symbolic dimension")
     return Expr({(Atom(name),): 1})
 
@@ -296,7 +388,7 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
             if not atom.function:
                 factor = values.get(atom.text, Expr({(atom,): 1}))
             else:
-                factor = _FUNCTIONS[atom.function](*(substitute(a, values) for a in atom.arguments))
+                factor = DIM_FUNCTIONS[atom.function](*(substitute(a, values) for a in atom.arguments))
             product = product * factor
         total = total + product
     return total
@@ -316,7 +408,7 @@ def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
     return result
 
 
-_FUNCTIONS: dict[str, Callable[..., Dim]] = {
+DIM_FUNCTIONS: dict[str, Callable[..., Dim]] = {
     "floordiv": floordiv,
     "mod": mod,
     "max": maximum,
@@ -324,81 +416,6 @@ _FUNCTIONS: dict[str, Callable[..., Dim]] = {
     "bcast": broadcast_dim,
     "ceildiv": ceildiv,
 }
-
-
-@lru_cache(maxsize=65536)
-def parse_dim(text: str) -> Dim:
-    """The size written as `text`; the inverse of ``str``.
-
-    Raises:
-        ValueError: `text` is not a size expression.
-    """
-    reader = _Reader(text)
-    try:
-        dim = reader.sum()
-    except RecursionError:
-        raise ValueError(f"'{text[:80]}…' is nested too deeply for a size") from None
-    if reader.tokens:
-        raise reader.error()
-    return dim
-
-
-class _Reader:
-    """Recursive descent over size expressions: ``+ - * // %``, parentheses, two-argument functions."""
-
-    _TOKEN: ClassVar[re.Pattern[str]] = re.compile(r"\s*(\d+|[^\W\d]\w*|//|[-+*%(),]|\S)")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = self._TOKEN.findall(text)[::-1]
-
-    def error(self) -> ValueError:
-        return ValueError(f"'{self.text}' is not a size")
-
-    def take(self, *wanted: str) -> str | None:
-        return self.tokens.pop() if self.tokens and self.tokens[-1] in wanted else None
-
-    def sum(self) -> Dim:
-        total = self.product()
-        while sign := self.take("+", "-"):
-            term = self.product()
-            total = total + term if sign == "+" else total - term
-        return total
-
-    def product(self) -> Dim:
-        total = self.factor()
-        while sign := self.take("*", "//", "%"):
-            factor = self.factor()
-            if factor == 0 and sign != "*":
-                raise self.error()
-            total = total * factor if sign == "*" else floordiv(total, factor) if sign == "//" else mod(total, factor)
-        return total
-
-    def factor(self) -> Dim:
-        if self.take("-"):
-            return -self.factor()
-        if self.take("("):
-            inner = self.sum()
-            return self.closed(inner)
-        token = self.tokens.pop() if self.tokens else ""
-        if token.isdecimal():
-            return int(token)
-        if not self.take("("):
-            if not token.isidentifier() or token in _FUNCTIONS:
-                raise self.error()
-            return symbol(token)
-        a = self.sum()
-        if token not in _FUNCTIONS or not self.take(","):
-            raise self.error()
-        b = self.sum()
-        if b == 0 and token in ("floordiv", "mod", "ceildiv"):
-            raise self.error()
-        return self.closed(_FUNCTIONS[token](a, b))
-
-    def closed(self, inner: Dim) -> Dim:
-        if not self.take(")"):
-            raise self.error()
-        return inner
 
 
 def product(dims: tuple[Dim, ...]) -> Dim:

@@ -6,7 +6,8 @@ import json
 import re
 from typing import NoReturn
 
-from ds_compiler.ir.dims import Dim, parse_dim
+from ds_compiler.ir.dim_text import parse_dim
+from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ir.location import UNKNOWN, Location
 

@@ -15,7 +15,8 @@ from typing import Any
 from ds_compiler.ir import dtypes
 from ds_compiler.ir.block import Block, Region
 from ds_compiler.ir.declaration import operation_class, operation_names
-from ds_compiler.ir.dims import Dim, parse_dim
+from ds_compiler.ir.dim_text import parse_dim
+from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ir.lexer import Lexer
 from ds_compiler.ir.literals import Array, load_constants, read_array

@@ -42,7 +42,7 @@ def scaled_dot_product_attention(
     q, k, v = xp.asarray(query), xp.asarray(key), xp.asarray(value)
     if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
         raise located(f"attention takes [batch, heads, positions, size], got {q.shape}, {k.shape}, {v.shape}")
-    factor = 1 / math.sqrt(int(q.shape[-1])) if scale is None else scale  # type: ignore[arg-type]
+    factor = 1 / math.sqrt(int(q.shape[-1])) if scale is None else scale
     scores = xp.einsum("bhqd,bhkd->bhqk", q * factor, k)
     if causal:
         rows, columns = q.shape[2], k.shape[2]

@@ -103,5 +103,5 @@ def adaptive_avg_pool2d(x: ArrayLike, output_size: Pair) -> TracedArray:
     sizes = x.shape[2:]
     if any(not isinstance(n, int) or n % k for n, k in zip(sizes, out)):
         raise located(f"adaptive_avg_pool2d: sizes {sizes} do not divide into {out} equal parts")
-    window = tuple(int(n) // k for n, k in zip(map(int, sizes), out))  # type: ignore[arg-type]
+    window = tuple(int(n) // k for n, k in zip(map(int, sizes), out))
     return _pool(x, window, window, 0, "mean")

@@ -44,7 +44,7 @@ def _entries(e: Emitter, vector: Value, count: int) -> list[Extent]:
         case Cast() as op if op.dtype.bits >= 32 and op.operand.type.dtype.is_integer:
             return _entries(e, op.operand, count)
         case Concat() as op:
-            return [x for v in op.inputs for x in _entries(e, v, int(v.type.elements))]  # type: ignore[arg-type]
+            return [x for v in op.inputs for x in _entries(e, v, int(v.type.elements))]
     return [e.element(vector, i) for i in range(count)] if vector.type.rank else [e.cast(vector, i64)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ds_compiler.frontends.trace.indexing import Updater
+    from ds_compiler.frontends.trace.number import Number
 
 ArrayLike: TypeAlias = "TracedArray | np.ndarray[Any, Any] | np.generic | bool | int | float | Expr"
 
@@ -32,7 +33,7 @@ class TracedArray:
 
     __slots__ = ("_scope", "_value", "made")
     __array_priority__ = 1000
-    __array_ufunc__ = None  # NumPy's operators leave the work to ours
+    is_number: ClassVar[bool] = False
 
     def __init__(self, value: Value) -> None:
         self._value = value
@@ -122,15 +123,50 @@ class TracedArray:
         self._unknown("the length", f"it is the symbolic size {self.shape[0]}; use x.shape[0]")
 
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
-        self._unknown("the contents", "NumPy's functions do not trace; use those of ds.numpy")
+        self._unknown("the contents", "this function of NumPy does not trace; use ds.numpy")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        from ds_compiler.frontends.trace import numpy_functions
+
+        return numpy_functions.apply_ufunc(ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        from ds_compiler.frontends.trace import numpy_functions
+
+        return numpy_functions.apply_function(function, args, kwargs)
 
     def item(self) -> NoReturn:
         self._unknown("the value", "return the array from the compiled function and read it there")
 
     tolist = item
 
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return repr(self)
+        self._unknown("the value", "return the array and print it outside of the compiled function")
+
+    def __reduce__(self) -> NoReturn:
+        self._unknown("the contents", "return the array, and save or copy what the compiled function gives")
+
+    def __copy__(self) -> TracedArray:
+        return self
+
+    def __deepcopy__(self, memo: object) -> TracedArray:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        from ds_compiler.frontends.trace import methods
+
+        return methods.find(self, name)
+
     def __setitem__(self, key: object, value: object) -> NoReturn:
         raise located("a traced array is not changed in place", help="x = x.at[index].set(value) gives a changed copy")
+
+    def __round__(self, digits: int = 0) -> TracedArray:
+        from ds_compiler.frontends.trace import numpy_functions
+
+        rounded: TracedArray = numpy_functions.FUNCTIONS["round"](self, digits)
+        return rounded
 
     def __hash__(self) -> int:
         return id(self)
@@ -227,14 +263,24 @@ def wrap(value: Value) -> TracedArray:
 
 
 def is_array(x: object) -> bool:
-    """Whether `x` is an array (traced or NumPy's) rather than a Python value."""
-    return isinstance(x, TracedArray | np.ndarray | np.generic)
+    """Whether `x` is an array (traced or NumPy's) rather than a Python value, known or not."""
+    return isinstance(x, TracedArray | np.ndarray | np.generic) and not is_unknown_number(x)
+
+
+def is_unknown_number(x: object) -> TypeGuard[Number]:
+    """Whether `x` is a Python number that only running the program tells."""
+    return isinstance(x, TracedArray) and x.is_number
+
+
+def is_number(x: object) -> bool:
+    """Whether `x` is a Python number, a size too."""
+    return isinstance(x, bool | int | float | Expr) or is_unknown_number(x)
 
 
 def dtype_of(x: object) -> DType | None:
     """The element type of an array; None for a Python number."""
     if isinstance(x, TracedArray):
-        return x.type.dtype
+        return None if x.is_number else x.type.dtype
     return element_type(x.dtype) if isinstance(x, np.ndarray | np.generic) else None
 
 
@@ -244,6 +290,8 @@ def read(x: Any, dtype: DType | None = None) -> Value:
     Raises:
         TraceError: it is no array and no number.
     """
+    if is_unknown_number(x):
+        return compose.cast(x.read(), weak_type(x.example, dtype))
     if isinstance(x, TracedArray):
         return x.read()
     if isinstance(x, np.ndarray):
@@ -264,6 +312,11 @@ def read(x: Any, dtype: DType | None = None) -> Value:
     raise located(f"expected an array or a number, got {type(x).__name__}")
 
 
+def _example(number: Any) -> object:
+    """A Python number of its kind."""
+    return 1 if isinstance(number, Expr) else number.example if is_unknown_number(number) else number
+
+
 def together(*operands: Any) -> list[Value]:
     """Operands in the element type in which they meet (not yet of one shape).
 
@@ -274,6 +327,6 @@ def together(*operands: Any) -> list[Value]:
     if dtypes:
         common = promote(dtypes)
     else:
-        kinds = [weak_type(1 if isinstance(x, Expr) else x, None) for x in operands]
+        kinds = [weak_type(_example(x), None) for x in operands]
         common = next((k for k in kinds if k.is_float), next((k for k in kinds if k.is_integer), kinds[0]))
     return [compose.cast(read(x), common) if dtype_of(x) is not None else read(x, common) for x in operands]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ds_compiler.frontends.trace import compose, tree
-from ds_compiler.frontends.trace.array import TracedArray, is_array, read, wrap
+from ds_compiler.frontends.trace.array import TracedArray, is_array, is_number, read, wrap
 from ds_compiler.frontends.trace.axes import shape_of
 from ds_compiler.frontends.trace.dtypes import weak_type
 from ds_compiler.frontends.trace.frame import current, located, nested_block
@@ -17,15 +17,11 @@ from ds_compiler.ir.dtypes import bool_, i64
 from ds_compiler.ops import DynamicSlice, If, Scan, While, Yield
 
 
-def _is_number(leaf: Any) -> bool:
-    return is_array(leaf) or isinstance(leaf, bool | int | float | Expr)
-
-
 def _values(what: str, leaves: Sequence[Any], types: Sequence[TensorType] | None = None) -> list[Value]:
     """Leaves as values; Python numbers take the types that are expected."""
     values = []
     for index, leaf in enumerate(leaves):
-        if not _is_number(leaf):
+        if not is_array(leaf) and not is_number(leaf):
             raise located(f"{what}: holds a {type(leaf).__name__}, expected arrays and numbers")
         wanted = types[index].dtype if types is not None and index < len(types) and not is_array(leaf) else None
         try:
@@ -169,6 +165,30 @@ def scan(
         stacked = _values("scan: the body's output", outputs)
         _next_state("scan", result[0], form, types, stacked)
     results = [wrap(v) for v in current().insert(Scan(tuple(inits), tuple(scanned), length, Region(block), reverse))]
+    return tree.unflatten(form, results[: len(inits)]), tree.unflatten(out_form, results[len(inits) :])
+
+
+def scan_sum(body: Callable[[Any, Any], Any], init: Any, xs: Any, /) -> Any:
+    """``(last state, sum of the outputs)`` of ``state, output = body(state, x)`` over the slices of `xs` along axis 0,
+    which all have the same known number of them. Only inside of a traced function."""
+    leaves, form = tree.flatten(init)
+    inits = _values("the initial state", leaves)
+    types = [v.type for v in inits]
+    slices, xs_form = tree.flatten(xs)
+    scanned = _values("the scanned arrays", slices)
+    with nested_block([*types, *(v.type.with_shape(v.type.shape[1:]) for v in scanned)]) as (block, _):
+        arguments = [wrap(a) for a in block.arguments]
+        state = tree.unflatten(form, arguments[: len(inits)])
+        state, output = body(state, tree.unflatten(xs_form, arguments[len(inits) :]))
+        outputs, out_form = tree.flatten(output)
+        addends = _values("the body's output", outputs)
+        totals = [block.insert_argument(len(inits) + i, v.type) for i, v in enumerate(addends)]
+        sums = [compose.binary("add", total, v) for total, v in zip(totals, addends)]
+        _next_state("the loop", state, form, types, sums)
+    zeros = [compose.full(0, v.type.shape, v.type.dtype) for v in addends]
+    length = scanned[0].type.shape[0]
+    operation = Scan((*inits, *zeros), tuple(scanned), length, Region(block), False)
+    results = [wrap(v) for v in current().insert(operation)]
     return tree.unflatten(form, results[: len(inits)]), tree.unflatten(out_form, results[len(inits) :])
 
 

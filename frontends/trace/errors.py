@@ -11,3 +11,19 @@ class TraceError(CompileError, TypeError, ValueError):
     It is a `TypeError` too, which Python's own protocols (``bool``, ``int``, ``iter`` …) expect, and a `ValueError`,
     which the array API standard asks for where sizes do not fit.
     """
+
+
+class NoSuchAttribute(TraceError, AttributeError):
+    """A traced array does not have what another library's arrays have."""
+
+
+class NumberNeeded(TraceError):
+    """Python needs the value of a number that is an input of the program; then it is part of the program instead.
+
+    Attributes:
+        numbers: which arguments, by the number of their leaf.
+    """
+
+    def __init__(self, error: TraceError, numbers: frozenset[int]) -> None:
+        super().__init__(error.what, location=error.location, help=error.help)
+        self.numbers = numbers

@@ -8,10 +8,10 @@ more argument (regions may read enclosing values, functions may not).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ds_compiler.frontends.trace.places import here
 from ds_compiler.ir import Block, CompileError, Dim, Function, Location, Module, Operation, Region, TensorType, Value
 from ds_compiler.ir.dims import symbol
 from ds_compiler.ops import Constant, Return
+
+if TYPE_CHECKING:
+    from ds_compiler.frontends.trace.sizes import SizeGuard
 
 Array = np.ndarray[Any, Any]
 
@@ -49,10 +52,14 @@ class Trace:
     Attributes:
         lifted: arrays that the function reads from outside and that become inputs of the program, by identity, with
             the name that they get; what is found there is never written into the code.
+        sizes: values of open sizes in the call for which the function is traced.
+        guards: what the function asked about them.
     """
 
     module: Module = field(default_factory=Module)
     lifted: dict[int, tuple[Array, str]] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    guards: list[SizeGuard] = field(default_factory=list)
     counter: int = 0
 
     def fresh(self, hint: str) -> str:

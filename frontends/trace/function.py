@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ds_compiler.frontends.trace import tree
-from ds_compiler.frontends.trace.array import TracedArray, is_array, read, wrap
+from ds_compiler.frontends.trace.array import TracedArray, is_array, is_number, is_unknown_number, read, wrap
 from ds_compiler.frontends.trace.frame import Frame, Trace, current, located, placing_errors, tracing_into
+from ds_compiler.frontends.trace.number import Number, number_of
+from ds_compiler.frontends.trace.sizes import SizeGuard
 from ds_compiler.frontends.trace.tree import Structure
-from ds_compiler.ir import Function, Module, TensorType, Value
+from ds_compiler.ir import Expr, Function, Module, TensorType, Value
 
 Array = np.ndarray[Any, Any]
 
@@ -26,19 +28,22 @@ class Program:
         module: its ``main`` takes the traced leaves of the arguments, then the lifted arrays that are read.
         lifted: which those are, as keys of `lifted` given to `trace_program`.
         structure: form of the result; `leaves` are its leaves, with an `Output` for each array that is computed.
+        guards: what the function asked about open sizes.
     """
 
     module: Module
     lifted: tuple[int, ...]
     structure: Structure
     leaves: tuple[Any, ...]
+    guards: tuple[SizeGuard, ...] = ()
 
 
 @dataclass(frozen=True)
 class Output:
-    """The place of result number `index` of the program."""
+    """The place of result number `index` of the program; `is_number`: what the function returns is a Python number."""
 
     index: int
+    is_number: bool = False
 
 
 def trace_program(
@@ -48,6 +53,7 @@ def trace_program(
     types: Sequence[TensorType | None],
     lifted: Mapping[int, tuple[Array, str]],
     paths: Sequence[str] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Program:
     """Trace ``function(*args, **kwargs)``.
 
@@ -56,22 +62,28 @@ def trace_program(
         leaves: of that; those with a type are replaced by traced arrays, the others are given as they are.
         lifted: arrays that the function reads from its surroundings, by identity, each with a name.
         paths: how the leaves are called in the program.
+        sizes: values of open sizes, for what the function asks about them.
 
     Raises:
         CompileError: the function does what cannot be traced; names the user's line.
     """
     names = unique_names(list(structure.paths()) if paths is None else paths)
     wanted = [(t, n) for t, n in zip(types, names) if t is not None]
-    trace = Trace(lifted=dict(lifted))
+    trace = Trace(lifted=dict(lifted), sizes=dict(sizes or {}))
     frame = Frame(trace, [t for t, _ in wanted], [n for _, n in wanted])
     with tracing_into(frame), placing_errors("call"):
         arguments = iter(frame.root.arguments)
-        given = [leaf if t is None else wrap(next(arguments)) for leaf, t in zip(leaves, types)]
+        given = [
+            leaf if t is None else _given(i, leaf, next(arguments)) for i, (leaf, t) in enumerate(zip(leaves, types))
+        ]
         args, kwargs = tree.unflatten(structure, given)
         results, form = tree.flatten(function(*args, **kwargs))
         values: list[Value] = []
         for index, leaf in enumerate(results):
-            if isinstance(leaf, TracedArray):
+            if is_unknown_number(leaf) or isinstance(leaf, Expr):
+                results[index] = Output(len(values), is_number=True)
+                values.append(number_of(leaf).read())
+            elif isinstance(leaf, TracedArray):
                 results[index] = Output(len(values))
                 values.append(leaf.read())
         places = [path for path, leaf in zip(form.paths(), results) if isinstance(leaf, Output)]
@@ -79,7 +91,12 @@ def trace_program(
     used = [key for key in trace.lifted if key in frame.inputs]
     used.sort(key=lambda key: frame.root.arguments.index(frame.inputs[key]))  # type: ignore[arg-type]
     _name_arguments(frame)
-    return Program(trace.module, tuple(used), form, tuple(results))
+    return Program(trace.module, tuple(used), form, tuple(results), tuple(trace.guards))
+
+
+def _given(index: int, leaf: Any, argument: Value) -> TracedArray:
+    """What stands for a leaf of the arguments."""
+    return Number(argument, frozenset({index})) if type(leaf) in (int, float) else wrap(argument)
 
 
 def _name_arguments(frame: Frame) -> None:
@@ -151,7 +168,7 @@ def trace_callee(
         results, form = tree.flatten(function(*tree.unflatten(structure, given)))
         values: list[Value] = []
         for index, leaf in enumerate(results):
-            if is_array(leaf) or isinstance(leaf, bool | int | float):
+            if is_array(leaf) or is_number(leaf):
                 results[index] = Output(len(values))
                 values.append(read(leaf))
         made = frame.finish(name, values)

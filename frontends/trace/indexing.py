@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ds_compiler.frontends.trace import compose
-from ds_compiler.frontends.trace.array import ArrayLike, TracedArray, dtype_of, read, wrap
+from ds_compiler.frontends.trace.array import ArrayLike, TracedArray, dtype_of, is_unknown_number, read, wrap
 from ds_compiler.frontends.trace.dtypes import name_of
 from ds_compiler.frontends.trace.frame import current, located, placing_errors
 from ds_compiler.ir import Dim, Expr, Value
@@ -123,6 +123,8 @@ def _entry(item: Any, axis: int, extent: Dim) -> _Entry:
         return _window(item, extent)
     if isinstance(item, Expr):
         return _At(item)
+    if is_unknown_number(item):
+        item = wrap(read(item))
     found = dtype_of(item)
     if found is not None and (isinstance(item, TracedArray) or np.ndim(item) > 0):
         if found.kind == "b":

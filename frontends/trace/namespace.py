@@ -147,6 +147,7 @@ from ds_compiler.frontends.trace.reduction import (
     take_along_axis,
     top_k,
     var,
+    vector_norm,
 )
 
 __all__ = [
@@ -298,6 +299,7 @@ __all__ = [
     "unstack",
     "var",
     "vecdot",
+    "vector_norm",
     "where",
     "zeros",
     "zeros_like",
@@ -375,3 +377,12 @@ class _Info:
 def __array_namespace_info__() -> _Info:
     """The namespace's inspection object."""
     return _Info()
+
+
+def __getattr__(name: str) -> _Any:
+    from ds_compiler.frontends.trace.numpy_functions import FUNCTIONS
+
+    hint = "random numbers are made by ds.random" if name == "random" else ""
+    if name in FUNCTIONS and hasattr(_np, name):
+        hint = f"np.{name} traces too"
+    raise AttributeError(f"ds.numpy has no attribute '{name}'" + (f"; {hint}" if hint else ""))

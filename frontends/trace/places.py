@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import types
 
 from ds_compiler.ir import Location
 
@@ -18,7 +19,7 @@ _ROOMS = tuple(
 
 
 @functools.cache
-def _shown(file: str) -> str | None:
+def shown_file(file: str) -> str | None:
     """How a file is named in messages; None if it is the compiler's own."""
     path = os.path.abspath(file)
     if path.startswith(_ROOMS) or file.startswith("<frozen"):
@@ -27,11 +28,16 @@ def _shown(file: str) -> str | None:
     return path[len(here) :] if path.startswith(here) else file
 
 
+def is_users(frame: types.FrameType) -> bool:
+    """Whether `frame` runs code that is not the compiler's."""
+    return shown_file(frame.f_code.co_filename) is not None
+
+
 def here(kind: str = "") -> Location:
     """The innermost line of code that is not the compiler's, as ``file.py:12``."""
     frame = sys._getframe(1)
     while frame is not None:
-        shown = _shown(frame.f_code.co_filename)
+        shown = shown_file(frame.f_code.co_filename)
         if shown is not None:
             return Location((f"{shown}:{frame.f_lineno}",), kind)
         if frame.f_back is None:

@@ -10,6 +10,7 @@ from ds_compiler.frontends.trace import compose
 from ds_compiler.frontends.trace.array import ArrayLike, TracedArray, read, together, wrap
 from ds_compiler.frontends.trace.axes import axes_of, axis_of
 from ds_compiler.frontends.trace.dtypes import element_type, name_of
+from ds_compiler.frontends.trace.elementwise import sqrt, square, where
 from ds_compiler.frontends.trace.frame import current, located
 from ds_compiler.frontends.trace.public import public
 from ds_compiler.ir import DType, Value
@@ -86,8 +87,14 @@ def var(x: ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims
 
 @public
 def std(x: ArrayLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> TracedArray:
-    """The standard deviation over axes."""
-    return wrap(compose.unary("sqrt", _variance("std", x, axis, correction, keepdims)))
+    """The standard deviation over axes. Where it is 0 its derivative is 0, as in PyTorch."""
+    return _root(wrap(_variance("std", x, axis, correction, keepdims)))
+
+
+def _root(x: TracedArray) -> TracedArray:
+    """The square root, with the derivative 0 at 0."""
+    zero = x == 0
+    return where(zero, 0, sqrt(where(zero, 1, x)))
 
 
 def _variance(name: str, x: ArrayLike, axis: Axis, correction: float, keepdims: bool) -> Value:
@@ -277,3 +284,9 @@ def logsumexp(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> 
     return wrap(
         result if keepdims else compose.reshape(result, [d for a, d in enumerate(value.type.shape) if a not in axes])
     )
+
+
+@public
+def vector_norm(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> TracedArray:
+    """The root of the sum of squares (an extension of the standard). The derivative at 0 is 0, as in PyTorch."""
+    return _root(sum(square(x), axis=axis, keepdims=keepdims))

@@ -82,6 +82,11 @@ def register_node(
     _registered[cls] = _Registered(flatten, unflatten)
 
 
+def is_registered(cls: type) -> bool:
+    """Whether `register_node` was called for `cls`."""
+    return cls in _registered
+
+
 def flatten(tree: Any) -> tuple[list[Any], Structure]:
     """Leaves in order, and the form of what held them."""
     leaves: list[Any] = []

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from ds_compiler.ir import DType, Operation, TensorType, Value, dtypes
-from ds_compiler.ir.dims import evaluate, parse_dim
+from ds_compiler.ir.dim_text import parse_dim
+from ds_compiler.ir.dims import evaluate
 from tests.ir.random_modules import ALL, FLOATS, NUMBERS, elements
 
 Array = np.ndarray[Any, Any]

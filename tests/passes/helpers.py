@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ds_compiler.ir import Block, Builder, Dim, Function, Module, Region, TensorType, Value, dtypes
-from ds_compiler.ir.dims import parse_dim
+from ds_compiler.ir.dim_text import parse_dim
 from ds_compiler.ops import Broadcast, Constant, Return
 from ds_compiler.passes.manager import run
 from tests.passes.interpreting import interpret

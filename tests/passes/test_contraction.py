@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ds_compiler.ir import Builder, Dim, Value
-from ds_compiler.ir.dims import parse_dim
+from ds_compiler.ir.dim_text import parse_dim
 from ds_compiler.ops import DotGeneral, Reshape
 from ds_compiler.passes.matching import groups
 from tests.passes.helpers import check, const, module_of, names

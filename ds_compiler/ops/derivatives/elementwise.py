@@ -109,7 +109,8 @@ def binary(b: Terms, op: Binary, g: Value) -> Cotangents:
         case "max" | "min":
             return _extremum(b, op, g)
         case "atan2":
-            scaled = b.div(g, b.add(b.square(x), b.square(y)))
+            size = b.add(b.square(x), b.square(y))
+            scaled = b.unless(b.compare("eq", size, 0), b.div(g, size))  # at the origin there is no direction
             return [b.mul(scaled, y), b.neg(b.mul(scaled, x))]
     return [None, None]
 
