@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,9 @@ class CompiledFunction(Generic[_P, _R]):
         dynamic: bool | Mapping[str, Any] | None,
         donate: Sequence[str],
     ) -> None:
+        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+            kind = "a generator" if inspect.isgeneratorfunction(function) else "a coroutine"
+            raise TypeError(f"{getattr(function, '__name__', 'the function')} is {kind}: it has no result to compile")
         functools.update_wrapper(self, function)
         self._function, self._options = function, dict(options)
         self._check_nan = bool(self._options.pop("check_nan", False))

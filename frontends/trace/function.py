@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from ds_compiler.frontends.trace import tree
 from ds_compiler.frontends.trace.array import TracedArray, is_array, is_number, is_unknown_number, read, wrap
+from ds_compiler.frontends.trace.errors import TraceError
 from ds_compiler.frontends.trace.frame import Frame, Trace, current, located, placing_errors, tracing_into
 from ds_compiler.frontends.trace.number import Number, number_of
+from ds_compiler.frontends.trace.places import shown_file
 from ds_compiler.frontends.trace.sizes import SizeGuard
 from ds_compiler.frontends.trace.tree import Structure
-from ds_compiler.ir import Expr, Function, Module, TensorType, Value
+from ds_compiler.ir import Expr, Function, Location, Module, TensorType, Value
 
 Array = np.ndarray[Any, Any]
 
@@ -77,7 +80,15 @@ def trace_program(
             leaf if t is None else _given(i, leaf, next(arguments)) for i, (leaf, t) in enumerate(zip(leaves, types))
         ]
         args, kwargs = tree.unflatten(structure, given)
-        results, form = tree.flatten(function(*args, **kwargs))
+        parameters = _parameter_names(function, len(args))
+        given_containers = [
+            entry
+            for name, argument in (*zip(parameters, args), *kwargs.items())
+            for entry in _containers(argument, name)
+        ]
+        result = function(*args, **kwargs)
+        _check_unchanged(function, given_containers, result)
+        results, form = tree.flatten(result)
         values: list[Value] = []
         for index, leaf in enumerate(results):
             if is_unknown_number(leaf) or isinstance(leaf, Expr):
@@ -92,6 +103,43 @@ def trace_program(
     used.sort(key=lambda key: frame.root.arguments.index(frame.inputs[key]))  # type: ignore[arg-type]
     _name_arguments(frame)
     return Program(trace.module, tuple(used), form, tuple(results), tuple(trace.guards))
+
+
+def _containers(x: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dicts and lists in the arguments, each with a copy: the caller's own are not what the function gets."""
+    if type(x) in (dict, list):
+        yield name, x, x.copy()
+    items = x.values() if isinstance(x, dict) else x if isinstance(x, list | tuple) else ()
+    for item in items:
+        yield from _containers(item, name)
+
+
+def _parameter_names(function: Any, count: int) -> list[str]:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        names = []
+    return [names[i] if i < len(names) else f"argument {i}" for i in range(count)]
+
+
+def _check_unchanged(function: Any, given: Sequence[tuple[str, Any, Any]], result: Any) -> None:
+    """A change of an argument would be lost, unless the argument is returned.
+
+    Raises:
+        TraceError: it would.
+    """
+    returned = {id(x) for _, x, _ in _containers(result)}
+    for name, now, before in given:
+        pairs = zip(now.values(), before.values()) if isinstance(now, dict) else zip(now, before)
+        changed = len(now) != len(before) or any(a is not b for a, b in pairs)
+        if changed and id(now) not in returned:
+            code = getattr(inspect.unwrap(function), "__code__", None)
+            place = f"{shown_file(code.co_filename)}:{code.co_firstlineno}" if code is not None else ""
+            raise TraceError(
+                f"{getattr(function, '__name__', 'the function')} changes its argument {name}, unseen by its caller",
+                location=Location((place,) if place else ()),
+                help="return the changed structure, or build a new one",
+            )
 
 
 def _given(index: int, leaf: Any, argument: Value) -> TracedArray:
