@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -23,3 +25,18 @@ def test_dropout_is_decided_by_its_key() -> None:
 def test_dropout_in_training_needs_a_key() -> None:
     with pytest.raises(ds.CompileError, match=r"Dropout in training needs a key"):
         nn.Dropout(0.5)(np.ones(3, np.float32))
+
+
+def test_dropout_is_the_same_on_every_thread_count() -> None:
+    def loss(x: Any, key: Any) -> Any:
+        return ds.numpy.sum(nn.dropout(x, 0.3, key) ** 2)
+
+    x = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
+    key = ds.random.key(5)
+    kept = None
+    for threads in (1, 2, 3):
+        gradient = ds.compile(ds.grad(loss), cache=False, threads=threads)(x, key)
+        kept = gradient if kept is None else kept
+        np.testing.assert_array_equal(gradient, kept)
+    np.testing.assert_array_equal(kept != 0, nn.dropout(x, 0.3, key) != 0)
+    assert abs((kept == 0).mean() - 0.3) < 0.01

@@ -254,3 +254,17 @@ def test_arguments_that_are_changed() -> None:
         return p
 
     np.testing.assert_array_equal(ds.compile(updating, cache=False, threads=1)({"w": X}, X)["w"], 2 * X)
+
+
+def test_code_for_array_api_compat_traces_unchanged() -> None:
+    compat = pytest.importorskip("array_api_compat")
+
+    def standardized(x: Any) -> Any:
+        namespace = compat.array_namespace(x)
+        assert compat.is_array_api_obj(x) and compat.size(x) == 6
+        y = namespace.asarray(x, device=compat.device(x), copy=True)
+        y = (y - namespace.mean(y, axis=0)) / (namespace.std(y, axis=0) + 1e-6)
+        return namespace.concat([y, namespace.astype(y > 0, namespace.float32)], axis=1)
+
+    result = ds.compile(standardized, cache=False, threads=1)(X)
+    np.testing.assert_allclose(result, standardized(X), rtol=1e-5, atol=1e-6)
