@@ -23,6 +23,8 @@ class CompileError(Exception):
         if self.help:
             parts.append(self.help)
         line = "; ".join(parts)
+        if not line.isprintable():  # names may hold anything
+            line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
         return f"{line}\n{self.snippet}" if self.snippet else line
 
 

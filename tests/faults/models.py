@@ -297,6 +297,11 @@ def names_that_are_no_text() -> bytes:
     )
 
 
+@fault(r"reads 'no\\nwhere\\t', which nothing defines")
+def names_with_line_breaks() -> ModelProto:
+    return model(graph([helper.make_node("Relu", ["no\nwhere\t"], ["y"])]))
+
+
 # -- tensors --------------------------------------------------------------------------------------
 def with_weight(tensor: TensorProto) -> ModelProto:
     made = model(graph([node("Add", "x w")]))
