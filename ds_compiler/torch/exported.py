@@ -43,7 +43,7 @@ class ExportedModule:
         arguments: list[Any] = [None] * self._count
         for place, value in zip(self._places, flat, strict=True):
             arguments[place] = value
-        for argument, tensor in zip(self._program.arguments, self.model.inputs, strict=True):
+        for argument, tensor in zip(self._program.arguments, self.model.inputs):
             given = arguments[argument.index]
             if not isinstance(given, torch.Tensor) or str(given.dtype) != f"torch.{tensor.dtype}":
                 got = given.dtype if isinstance(given, torch.Tensor) else type(given).__name__

@@ -65,6 +65,9 @@ class Program:
         made = [torch.empty(shape, dtype=dtype) for shape, dtype in prepared.outputs]
         pointers: list[Any] = [t.data_ptr() for t in tensors]
         pointers += prepared.between
+        if self._imported.random:  # from PyTorch's generator, so that `torch.manual_seed` decides
+            key = torch.randint(-(2**63), 2**63 - 1, (1,))
+            pointers.append(key.data_ptr())
         pointers += [t.data_ptr() for t in made]
         self._executable.run_at(prepared.plan, pointers)
         return [take(made, arguments) for take in prepared.takes]
@@ -85,6 +88,8 @@ class Program:
     def _prepare(self, shapes: list[tuple[int, ...]], sizes: Mapping[str, int]) -> _Prepared:
         if self._imported.sizes:
             shapes = [*shapes, tuple(sizes[name] for name, _ in self._imported.sizes)]
+        if self._imported.random:
+            shapes = [*shapes, (2,)]
         plan = self._executable.plan(tuple(shapes))
         symbols = {s.name: v for s, v in zip(self._executable.manifest.symbols, plan.symbols, strict=True)}
         outputs = [(o.shape, _BY_NAME[o.dtype.name]) for o in plan.outputs]

@@ -31,7 +31,7 @@ def decompositions() -> dict[Any, Any]:
 
 
 def _dropout(x: Any, p: float, train: bool | None) -> tuple[Any, Any]:
-    """The random numbers depend on sizes only, so that drawing them does not split the graph."""
+    """The mask is what backward needs; a random operator is never computed twice."""
     if not train or p == 0:
         return x.clone(), torch.ones_like(x, dtype=torch.bool)
     if p == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from ds_compiler.ir import Block, CompileError, Dim, DType, Expr, Location, Operation, TensorType, Value
 from ds_compiler.ir.dims import broadcast_dim
-from ds_compiler.ir.dtypes import bool_, f32, i64
+from ds_compiler.ir.dtypes import bool_, f32, i64, u32
 from ds_compiler.ir.location import UNKNOWN
 from ds_compiler.ops import (
     Assume,
@@ -33,6 +34,7 @@ from ds_compiler.ops import (
     Unary,
 )
 from ds_compiler.ops.bounds import in_range
+from ds_compiler.ops.random import Key
 from ds_compiler.ops.shape import slice_size
 
 Array = np.ndarray[Any, Any]
@@ -45,6 +47,7 @@ class Emitter:
     Attributes:
         results: types of the current operator's results (None for what is no tensor), as PyTorch tells.
         promoted: the element type to which PyTorch promotes its operands.
+        key: the argument of `block` that random numbers are made from, once an operator has asked for it.
     """
 
     def __init__(self, block: Block) -> None:
@@ -52,6 +55,9 @@ class Emitter:
         self.location: Location = UNKNOWN
         self.results: tuple[TensorType | None, ...] = ()
         self.promoted: DType = f32
+        self.key: Value | None = None
+        self._words: tuple[Value, ...] = ()
+        self._streams = itertools.count()
         self._assumed: set[tuple[Dim, Dim]] = set()
         self._made: dict[tuple[Any, ...], Value] = {}
 
@@ -130,6 +136,13 @@ class Emitter:
 
     def iota(self, shape: Sequence[Dim], axis: int, dtype: DType = i64) -> Value:
         return self._once(("iota", tuple(shape), axis, dtype), lambda: self.emit(Iota(tuple(shape), axis, dtype)))
+
+    def random_stream(self) -> tuple[Key, int]:
+        """A key and the number of a stream, for `ds_compiler.ops.random`; never the same twice."""
+        if self.key is None:
+            self.key = self.block.add_argument(TensorType((2,), u32), "key")
+            self._words = tuple(self.reshape(self.slice(self.key, 0, i, i + 1), ()) for i in (0, 1))
+        return (self._words[0], self._words[1]), next(self._streams)
 
     # -- movement; each returns its operand where it would do nothing ----------------------------------
     def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:

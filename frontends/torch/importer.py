@@ -47,6 +47,7 @@ _ARITHMETIC: dict[Any, Callable[..., Dim]] = {
     operator.mod: dims.mod,
     torch.sym_max: dims.maximum,
     torch.sym_min: dims.minimum,
+    torch.sym_sum: sum,
 }
 
 Permutation = tuple[int, ...] | None
@@ -84,14 +85,16 @@ class Imported:
 
     Attributes:
         arguments: the module's inputs that are tensors, in order.
-        sizes: (symbol, graph argument) pairs; if there are any, the module's last input has these sizes as its shape,
-            and its contents are never read.
+        sizes: (symbol, graph argument) pairs; if there are any, an input behind the arguments has these sizes as its
+            shape, and its contents are never read.
+        random: whether the last input is a key of random numbers, u32[2], which each call draws anew.
     """
 
     module: Module
     arguments: tuple[Argument, ...]
     sizes: tuple[tuple[str, int], ...]
     outputs: tuple[Output, ...]
+    random: bool = False
 
 
 def supported(node: Any) -> bool:
@@ -156,7 +159,7 @@ class _Importer:
         self.emitter.insert(Return(tuple(results)))
         _sweep(self.block)
         module = Module([Function("main", Region(self.block), [f"out{i}" for i in range(len(results))])])
-        return Imported(module, tuple(self.arguments), tuple(sizes), outputs)
+        return Imported(module, tuple(self.arguments), tuple(sizes), outputs, self.emitter.key is not None)
 
     def _placeholder(self, node: Any, index: int, sizes: list[tuple[str, int]]) -> None:
         fake = node.meta.get("val")

@@ -10,6 +10,7 @@ from ds_compiler.frontends.torch.operators import (
     movement,
     normalization,
     pooling,
+    random,
     reduction,
     sorting,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "movement",
     "normalization",
     "pooling",
+    "random",
     "reduction",
     "sorting",
 ]

@@ -1,4 +1,4 @@
-"""The Dynamo backend around the operators: open sizes, mutation, aliasing, layouts, fallbacks, dropout."""
+"""The Dynamo backend around the operators: open sizes, mutation, aliasing, layouts, fallbacks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_all_sizes_open() -> None:
     for rows, a, b in ((4, 3, 5), (6, 7, 2), (9, 4, 4)):
         x, y = torch.randn(rows, a), torch.randn(rows, b)
         torch.testing.assert_close(compiled(x, y), function(x, y))
-    assert len(backend.report().graphs) == 1
+    (graph,) = backend.report().graphs
+    assert not graph.fallbacks and not graph.error
 
 
 def test_inputs_are_mutated_in_place() -> None:
@@ -113,17 +114,6 @@ def test_a_mask_as_index() -> None:
         masked = lambda x: function(x)[x > 0] * 3  # noqa: E731
         torch.testing.assert_close(_compiled(masked)(x), masked(x))
     assert backend.report().fallbacks
-
-
-def test_dropout_drops_the_stated_share_and_its_gradient_agrees() -> None:
-    x = torch.ones(1000, requires_grad=True)
-    y = _compiled(lambda x: torch.nn.functional.dropout(x * 3, 0.25))(x)
-    kept = y != 0
-    assert 0.65 < kept.float().mean() < 0.85
-    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 4.0))
-    y.sum().backward()
-    torch.testing.assert_close(x.grad, kept.float() * 4)
-    assert set(backend.report().fallbacks) == {"aten.rand.default"}
 
 
 def test_narrow_floats() -> None:

@@ -124,3 +124,35 @@ def test_forward_and_backward_are_as_in_eager_mode(make: Callable[[], Case]) -> 
     assert not report.fallbacks
     assert [g.kind for g in report.graphs] == ["forward", "backward"]
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.parametrize("make", [_bert, _gpt2, _vit], ids=lambda f: f.__name__[1:])
+def test_dropout_is_compiled_and_the_seed_decides_it(make: Callable[[], Case]) -> None:
+    torch.manual_seed(0)
+    model, inputs = make()
+    config = model.config
+    config.problem_type = "single_label_classification"  # or the first call sets it, and the second compiles again
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.1)
+    twin = type(model)(config).train()
+    if hasattr(model, "loss_type"):
+        twin.loss_type = model.loss_type
+    torch._dynamo.reset()
+    backend.reset()
+    compiled = torch.compile(twin, backend="ds", options={"cache": False})
+
+    def step(seed: int) -> list[Any]:
+        torch.manual_seed(seed)
+        twin.zero_grad()
+        result = compiled(**inputs)
+        result.loss.backward()
+        return [result.logits.detach(), *(p.grad for p in twin.parameters() if p.grad is not None)]
+
+    first, again, other = step(1), step(1), step(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    assert not torch.equal(first[0], model.eval()(**inputs).logits)
+    report = backend.report()
+    assert not report.fallbacks
+    assert [g.kind for g in report.graphs] == ["forward", "backward"]
