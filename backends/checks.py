@@ -12,7 +12,20 @@ from dataclasses import dataclass
 
 from ds_compiler.ir import Function, Operation
 from ds_compiler.ir.dims import Dim, Expr, is_non_negative, maximum, product, symbols_of
-from ds_compiler.ops import Assume, Broadcast, Concat, Conv, ConvTranspose, DotGeneral, Fusion, Reshape, Scan, Slice
+from ds_compiler.ops import (
+    Assume,
+    Broadcast,
+    Concat,
+    Conv,
+    ConvTranspose,
+    ConvWeightGradient,
+    DotGeneral,
+    Fusion,
+    Reshape,
+    Scan,
+    Slice,
+)
+from ds_compiler.ops.contraction import window_sizes
 from ds_compiler.passes.buffers import kernel_blocks
 from ds_compiler.runtime.manifest import Constraint
 
@@ -91,6 +104,12 @@ def _assumptions(op: Operation) -> Iterator[SizeCheck]:
         case ConvTranspose():
             channels = op.input.type.shape[1 if op.layout == "nchw" else -1]
             yield from equal(channels, op.weight.type.shape[0], "input channels of input and weight")
+        case ConvWeightGradient():
+            spatial = slice(2, None) if op.layout == "nchw" else slice(1, -1)
+            seen, given = op.input.type.shape, op.gradient.type.shape
+            windows = window_sizes(seen[spatial], op.kernel, op.strides, op.low, op.high, op.dilations)
+            for a, b in zip((seen[0], *windows), (given[0], *given[spatial]), strict=True):
+                yield from equal(a, b, "windows of the input and elements of the gradient")
         case Concat():
             for value in op.inputs:
                 for axis, (a, b) in enumerate(zip(value.type.shape, op.result.type.shape, strict=True)):

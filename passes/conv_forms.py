@@ -4,15 +4,19 @@ A convolution over three spatial axes is a two-dimensional one over stacked slic
 planes that its depth taps see are laid side by side as channels. The data is copied once a depth tap, which is
 little beside the products. A transposed convolution whose windows neither overlap nor leave gaps is a matrix product
 that computes all pixels of a window at once; with few output channels the schedule would leave most of each vector
-empty, while the product has the input's pixels in its vectors.
+empty, while the product has the input's pixels in its vectors. The gradient of a weight with three spatial axes is one
+matrix product for each element of the kernel.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from ds_compiler.ir import Builder, Dim, Module, Value
-from ds_compiler.ops import Concat, Constant, Conv, ConvTranspose, DotGeneral, Pad, Slice
+from ds_compiler.ir.dims import floordiv, maximum
+from ds_compiler.ops import Concat, Constant, Conv, ConvTranspose, ConvWeightGradient, DotGeneral, Pad, Slice
 from ds_compiler.passes.manager import register
 from ds_compiler.passes.matching import constant, reshaped, transposed
 from ds_compiler.passes.rewriter import PatternSet, Rewrite, rewrite
@@ -110,3 +114,37 @@ def separate_windows(op: ConvTranspose, builder: Builder) -> Rewrite:
     product = builder.emit(DotGeneral(op.weight, x, (), (), (0,), (1 if first else 3,)))
     order = (3, 0, 4, 1, 5, 2) if first else (3, 4, 1, 5, 2, 0)
     return reshaped(builder, transposed(builder, product, order), shape)
+
+
+@pattern(ConvWeightGradient)
+def products_by_tap(op: ConvWeightGradient, builder: Builder) -> Rewrite:
+    """With three spatial axes: for each element of the kernel, a product over batch and windows of what it met.
+
+    Channels go last: then batch and windows walk as one contracted axis of a matrix product.
+    """
+    if op.spatial_rank != 3 or op.input.type.dtype.name not in ("f32", "f64"):
+        return None
+    x, g = op.input, op.gradient
+    if op.layout == "nchw":
+        x, g = (transposed(builder, v, (0, 2, 3, 4, 1)) for v in (x, g))
+    groups, (n, *windows, out) = op.groups, g.type.shape
+    channels, missing = x.type.shape[-1], list(op.high)
+    for i, (count, stride, extent, dilation) in enumerate(
+        zip(windows, op.strides, op.kernel, op.dilations, strict=True)
+    ):
+        missing[i] = maximum((count - 1) * stride + (extent - 1) * dilation + 1 - op.low[i] - x.type.shape[i + 1], 0)
+    zero = builder.emit(Constant(np.zeros((), x.type.dtype.numpy)))
+    x = builder.emit(Pad(x, zero, (0, *op.low, 0), (0, *missing, 0)))
+    per_group = op.result.type.shape[1]
+    summed, group = (0, 1, 2, 3), () if groups == 1 else (4,)
+    g = g if groups == 1 else reshaped(builder, g, (n, *windows, groups, floordiv(out, groups)))
+    parts: list[Value] = []
+    for tap in itertools.product(*map(range, op.kernel)):
+        start = (0, *(t * d for t, d in zip(tap, op.dilations, strict=True)), 0)
+        met: Value = builder.emit(Slice(x, start, (n, *windows, channels), (1, *op.strides, 1)))
+        if groups > 1:
+            met = reshaped(builder, met, (n, *windows, groups, per_group))
+        product = builder.emit(DotGeneral(g, met, group, group, summed, summed))
+        parts.append(reshaped(builder, product, (out, per_group, 1)))
+    whole = parts[0] if len(parts) == 1 else builder.emit(Concat(tuple(parts), 2))
+    return reshaped(builder, whole, op.result.type.shape)

@@ -22,6 +22,7 @@ from ds_compiler.ops import (
     Constant,
     Conv,
     ConvTranspose,
+    ConvWeightGradient,
     Cumulative,
     DotGeneral,
     Fusion,
@@ -40,6 +41,7 @@ from ds_compiler.passes.manager import register
 from ds_compiler.passes.matching import ELEMENTWISE, constant, defined_by, groups, inverse, transposed, with_operands
 from ds_compiler.passes.mincut import INFINITE, FlowNetwork
 
+CONVOLUTIONS = (Conv, ConvTranspose, ConvWeightGradient)
 _NOMINAL = 64  # what a symbolic size counts as when bytes are compared
 
 
@@ -73,7 +75,7 @@ def _visit(block: Block) -> None:
         if not isinstance(op, Fusion | Composite):
             for region in op.regions:
                 _visit(region.block)
-    if any(isinstance(op, Conv | ConvTranspose) and op.layout == "nchw" for op in block):
+    if any(isinstance(op, CONVOLUTIONS) and op.layout == "nchw" for op in block):
         _channel_shuffles_as_gathers(block)
         labels = _Labelling(block)
         _rebuild(block, labels)
@@ -112,7 +114,7 @@ def _flexible(op: Operation) -> bool:
         return False
     source = op.operands[0].type.rank if op.operands else 0
     match op:
-        case Conv() | ConvTranspose():
+        case Conv() | ConvTranspose() | ConvWeightGradient():
             return op.layout == "nchw"
         case Reduce():
             return source > 2 and 0 not in op.axes and (1 not in op.axes or source - len(op.axes) >= 1)
@@ -142,6 +144,8 @@ def _result_is_last(op: Operation) -> bool:
     """Labelled last, the operation's result is channels-last too (else it comes out channels-first)."""
     if isinstance(op, Reduce):
         return 1 not in op.axes
+    if isinstance(op, ConvWeightGradient):
+        return False
     return not (isinstance(op, ArgReduce) and op.axis == 1)
 
 
@@ -190,7 +194,7 @@ class _Labelling:
         for op in block:
             if _flexible(op):
                 self.nodes[op] = self.network.node()
-                if isinstance(op, Conv | ConvTranspose):
+                if isinstance(op, CONVOLUTIONS):
                     self.network.edge(0, self.nodes[op], INFINITE)
         self._bonds: dict[int, list[int]] = {}  # which nodes transposing costs something between
         for op in block:
@@ -253,7 +257,7 @@ class _Labelling:
 
     def _reached_from_source(self) -> set[int]:
         """Nodes that some chain of costs joins to a convolution; the others have no reason to be last."""
-        seen = {0, *(node for op, node in self.nodes.items() if isinstance(op, Conv | ConvTranspose))}
+        seen = {0, *(node for op, node in self.nodes.items() if isinstance(op, CONVOLUTIONS))}
         stack = list(seen)
         while stack:
             for other in self._bonds.get(stack.pop(), ()):
@@ -323,7 +327,7 @@ def _in_last_layout(op: Operation, last: dict[Value, Value], builder: Builder) -
     rank = op.operands[0].type.rank if op.operands else op.results[0].type.rank
     position = inverse(to_last(rank))
     match op:
-        case Conv() | ConvTranspose():
+        case Conv() | ConvTranspose() | ConvWeightGradient():
             return with_operands(op, operands, layout="nhwc")
         case Pad():
             return Pad(operands[0], op.value, _permuted(op.low, rank), _permuted(op.high, rank)).at(op.location)

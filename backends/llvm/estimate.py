@@ -36,7 +36,7 @@ def _parts(fusion: Fusion) -> Dim:
     products: Dim = 0
     others: Dim = 0
     for op in fusion.body.walk():
-        if op.mnemonic in ("dot_general", "conv", "conv_transpose"):
+        if op.mnemonic in ("dot_general", "conv", "conv_transpose", "conv_weight_gradient"):
             products = products + op.cost().flops
         else:
             others = others + op.cost().flops

@@ -95,6 +95,7 @@ _STRATEGIES: dict[str, Callable[[KernelFrame], KernelInfo]] = {
     "matmul": _matmul,
     "conv": _windows(windows.emit_convolution),
     "conv_transpose": _windows(windows.emit_convolution),
+    "conv_weight_gradient": _windows(windows.emit_weight_sums),
     "pool": _windows(windows.emit_pooling),
     "top_k": emit_top_k,
     "attention": emit_fused_attention,

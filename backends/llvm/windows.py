@@ -14,11 +14,17 @@ from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo
 from ds_compiler.backends.llvm.pool import PoolShape, emit_pool
 from ds_compiler.backends.llvm.pool_planes import PlaneWindow, emit_plane_pool, plane_scratch_bytes
 from ds_compiler.backends.llvm.scalars import compute_type
+from ds_compiler.backends.llvm.weight_depthwise import (
+    depthwise_weight_scratch_bytes,
+    emit_depthwise_weight_gradient,
+)
+from ds_compiler.backends.llvm.weight_gradient import emit_weight_gradient
+from ds_compiler.backends.llvm.weight_plan import weight_plan, weight_scratch_bytes
 from ds_compiler.backends.llvm.window import ConvShape, Epilogue
 from ds_compiler.backends.loops.contraction import lower_epilogue
 from ds_compiler.ir import BlockArgument, Value
 from ds_compiler.ir.dims import Dim, product
-from ds_compiler.ops import Conv, ConvTranspose, ReduceWindow
+from ds_compiler.ops import Conv, ConvTranspose, ConvWeightGradient, ReduceWindow
 
 # Windows over planes are written out tap by tap along each axis; larger ones are left to loops.
 _WINDOW_ROWS = 64
@@ -57,8 +63,8 @@ def _epilogue(frame: KernelFrame, root: Value) -> tuple[EpilogueEmitter, Epilogu
 
 def missing_schedule(frame: KernelFrame) -> str | None:
     """Why the schedules below do not cover a convolution or pooling; None when one does."""
-    op = root_of(frame, (Conv, ConvTranspose, ReduceWindow))
-    assert isinstance(op, Conv | ConvTranspose | ReduceWindow)
+    op = root_of(frame, (Conv, ConvTranspose, ConvWeightGradient, ReduceWindow))
+    assert isinstance(op, Conv | ConvTranspose | ConvWeightGradient | ReduceWindow)
     x, result = op.operands[0].type, op.results[0].type
     if not all(isinstance(v, BlockArgument) for v in op.operands):
         return "an operand is computed in the kernel"
@@ -68,10 +74,13 @@ def missing_schedule(frame: KernelFrame) -> str | None:
         return None if _channels_last(op) or _over_planes(op) else f"windows {op.window} over axes {op.axes} of {x}"
     if x.rank not in (3, 4):
         return f"{x.rank - 2} spatial axes"
-    if not isinstance(x.shape[-1], int) or not isinstance(result.shape[-1], int):
+    out = op.gradient.type if isinstance(op, ConvWeightGradient) else result
+    if not isinstance(x.shape[-1], int) or not isinstance(out.shape[-1], int):
         return f"an unknown number of channels, or channels are not last ({x})"
     if op.layout != "nhwc":
         return f"layout {op.layout}"
+    if isinstance(op, ConvWeightGradient):
+        return None
     if not all(isinstance(d, int) for d in op.weight.type.shape):
         return f"the weight's shape is unknown ({op.weight.type})"
     if isinstance(op, ConvTranspose) and frame.constant_input(op.weight) is None:
@@ -189,6 +198,41 @@ def emit_convolution(frame: KernelFrame) -> KernelInfo:
     )
     own = {frame.fusion.body.block.arguments.index(v) for v in (op.input, op.weight)}  # type: ignore[arg-type]
     return KernelInfo(scratch_bytes=scratch_bytes, packed=packed, inplace=emitter.inplace(own))
+
+
+def emit_weight_sums(frame: KernelFrame) -> KernelInfo:
+    """A ``conv_weight_gradient`` fusion, channels last."""
+    op = root_of(frame, ConvWeightGradient)
+    assert isinstance(op, ConvWeightGradient)
+    x, gradient = op.input.type, op.gradient.type
+    ci, co, element = x.shape[-1], gradient.shape[-1], compute_type(x.dtype)
+    assert isinstance(ci, int) and isinstance(co, int)
+    h, width = _plane(frame, x.shape[1:-1])
+    oh, ow = _plane(frame, gradient.shape[1:-1])
+    shape = ConvShape(
+        n=frame.size(x.shape[0]),
+        h=h,
+        w=width,
+        oh=oh,
+        ow=ow,
+        kernel=_pair(op.kernel),
+        stride=_pair(op.strides),
+        dilation=_pair(op.dilations),
+        pads=_pads(frame, op.low, op.high),
+        ci=ci,
+        co=co,
+        groups=op.groups,
+    )
+    block = frame.fusion.body.block
+    pointers = {"x": frame.pointer(op.input), "gradient": frame.pointer(op.gradient), "result": frame.pointers[-1]}
+    work = {"task": frame.task, "tasks": frame.tasks, "scratch": frame.scratch}
+    assert len(block.terminator.operands) == 1
+    if ci == co == op.groups > 1:
+        emit_depthwise_weight_gradient(frame.fb, frame.target, shape=shape, element=element, **pointers, **work)
+        return KernelInfo(scratch_bytes=depthwise_weight_scratch_bytes(shape, frame.target, element))
+    plan = weight_plan(shape, frame.target, element)
+    emit_weight_gradient(frame.fb, plan, shape=shape, element=element, **pointers, **work)
+    return KernelInfo(scratch_bytes=weight_scratch_bytes(plan, shape, element))
 
 
 def emit_pooling(frame: KernelFrame) -> KernelInfo:

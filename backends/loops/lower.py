@@ -27,6 +27,7 @@ from ds_compiler.ops import (
     Constant,
     Conv,
     ConvTranspose,
+    ConvWeightGradient,
     DotGeneral,
     DynamicSlice,
     Gather,
@@ -136,7 +137,9 @@ class Lowering:
                 return self.element(op.operand, (*point[: op.axis], row, *point[op.axis + 1 :]))
             case GatherND():
                 return self._gather_nd(op, point)
-            case Reduce() | ArgReduce() | ReduceWindow() | DotGeneral() | Conv() | ConvTranspose():
+            case Reduce() | ArgReduce() | ReduceWindow() | DotGeneral():
+                return self._reduced(op, point)
+            case Conv() | ConvTranspose() | ConvWeightGradient():
                 return self._reduced(op, point)
         raise CompileError(f"{op.mnemonic} can't be part of a loop kernel", location=op.location)
 

@@ -14,13 +14,13 @@ from ds_compiler.backends.loops.ir import Condition, Index, Node
 from ds_compiler.backends.loops.points import Point, placed
 from ds_compiler.ir.dims import Dim, floordiv, product
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import ArgReduce, Conv, ConvTranspose, DotGeneral, Reduce, ReduceWindow
+from ds_compiler.ops import ArgReduce, Conv, ConvTranspose, ConvWeightGradient, DotGeneral, Reduce, ReduceWindow
 from ds_compiler.ops.reduction import identity
 
 if TYPE_CHECKING:
     from ds_compiler.backends.loops.lower import Lowering
 
-Reducing = Reduce | ArgReduce | DotGeneral | ReduceWindow | Conv | ConvTranspose
+Reducing = Reduce | ArgReduce | DotGeneral | ReduceWindow | Conv | ConvTranspose | ConvWeightGradient
 
 
 def reduced_element(lowering: Lowering, op: Reducing, point: Point) -> Node:
@@ -40,6 +40,8 @@ def reduced_element(lowering: Lowering, op: Reducing, point: Point) -> Node:
             return _convolution(lowering, op, point)
         case ConvTranspose():
             return _transposed_convolution(lowering, op, point)
+        case ConvWeightGradient():
+            return _weight_gradient(lowering, op, point)
 
 
 def _reduce(lowering: Lowering, op: Reduce, point: Point) -> Node:
@@ -105,13 +107,15 @@ def _window(lowering: Lowering, op: ReduceWindow, point: Point) -> Node:
     return total
 
 
-def _channels(op: Conv | ConvTranspose) -> tuple[int, range]:
+def _channels(op: Conv | ConvTranspose | ConvWeightGradient) -> tuple[int, range]:
     """The axis of channels and the spatial axes of input and result."""
     rank = op.input.type.rank
     return (1, range(2, rank)) if op.layout == "nchw" else (rank - 1, range(1, rank - 1))
 
 
-def _group(lowering: Lowering, op: Conv | ConvTranspose, channel: Index, size: Dim) -> tuple[Index, Index]:
+def _group(
+    lowering: Lowering, op: Conv | ConvTranspose | ConvWeightGradient, channel: Index, size: Dim
+) -> tuple[Index, Index]:
     """(group, channel within the group) of an output channel; `size` output channels are in each group."""
     if op.groups == 1:
         return Index(), channel
@@ -171,3 +175,23 @@ def _transposed_convolution(lowering: Lowering, op: ConvTranspose, point: Point)
     value = g.guard(tuple(conditions), lowering.element(op.input, tuple(source)), zero)
     weight = lowering.element(op.weight, (source[channel_axis], out, *taps))
     return _sum_of_products(lowering, value, weight)
+
+
+def _weight_gradient(lowering: Lowering, op: ConvWeightGradient, point: Point) -> Node:
+    """The sum over batch and windows of what an element of the kernel met, the input guarded as in a convolution."""
+    x, gradient = op.input.type, op.gradient.type
+    channel_axis, spatial = _channels(op)
+    out, channel, *taps = point
+    image, *windows = lowering.inner_axes([gradient.shape[0], *(gradient.shape[a] for a in spatial)])
+    group, _ = _group(lowering, op, out, floordiv(gradient.shape[channel_axis], op.groups))
+    read, met = [image] * x.rank, [image] * x.rank
+    read[channel_axis], met[channel_axis] = out, group.scaled(op.result.type.shape[1]) + channel
+    conditions: list[Condition] = []
+    for n, axis in enumerate(spatial):
+        read[axis] = windows[n]
+        met[axis] = windows[n].scaled(op.strides[n]) + taps[n].scaled(op.dilations[n]) + op.low[n] * -1
+        if op.low[n] != 0 or op.high[n] != 0:
+            conditions.append((met[axis], x.shape[axis]))
+    zero = lowering.graph.constant(0.0, x.dtype)
+    value = lowering.graph.guard(tuple(conditions), lowering.element(op.input, tuple(met)), zero)
+    return _sum_of_products(lowering, value, lowering.element(op.gradient, tuple(read)))

@@ -214,6 +214,73 @@ class ConvTranspose(_Convolution):
         return traffic(self, 2 * self.input.type.elements * product(self.weight.type.shape[1:]))
 
 
+@op("conv_weight_gradient")
+class ConvWeightGradient(Operation):
+    """The transpose of `Conv` with respect to its weight.
+
+    `input` is what the windows slide over, `gradient` has one element a window, in the same `layout` (see `Conv`). The
+    result is [channels of gradient, channels of input / groups, *kernel]: for each element of the kernel, the sum over
+    batch and windows of the products of what it met. A `ConvTranspose`, whose windows slide over its result, passes the
+    result's cotangent as `input`, and its input as `gradient`.
+    """
+
+    input: Value
+    gradient: Value
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    low: tuple[Dim, ...]
+    high: tuple[Dim, ...]
+    dilations: tuple[int, ...]
+    groups: int
+    layout: str = "nchw"
+
+    @property
+    def spatial_rank(self) -> int:
+        return len(self.kernel)
+
+    def infer(self) -> TensorType:
+        x, g = self.input.type, self.gradient.type
+        n = self.spatial_rank
+        if x.rank != n + 2 or g.rank != n + 2 or n < 1 or x.dtype != g.dtype or not x.dtype.is_float:
+            raise self.error(f"input is {x}, gradient is {g}, kernel is {self.kernel}")
+        if not len(self.strides) == len(self.low) == len(self.high) == len(self.dilations) == n:
+            raise self.error(f"strides, padding and dilations need {n} entries each")
+        if self.layout not in ("nchw", "nhwc"):
+            raise self.error(f"unknown layout '{self.layout}'")
+        if min((*self.strides, *self.dilations, *self.kernel, self.groups)) < 1:
+            raise self.error("kernel, strides, dilations and groups must be positive")
+        (channels, spatial), (out, windows) = _split(x, self.layout), _split(g, self.layout)
+        for what, count in (("input", channels), ("gradient", out)):
+            if isinstance(count, int) and count % self.groups:
+                raise self.error(f"the {count} channels of {what} do not divide into {self.groups} groups")
+        fitting = window_sizes(spatial, self.kernel, self.strides, self.low, self.high, self.dilations)
+        for have, want in zip((g.shape[0], *windows), (x.shape[0], *fitting), strict=True):
+            if isinstance(have, int) and isinstance(want, int) and have != want:
+                raise self.error(f"gradient is {g}, but the input {x} has windows {fitting}")
+        return x.with_shape((out, floordiv(channels, self.groups), *self.kernel))
+
+    def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
+        x, g = (np.moveaxis(a, -1, 1) if self.layout == "nhwc" else a for a in operands)
+        groups = self.groups
+        padding = [(evaluate(a, sizes), evaluate(b, sizes)) for a, b in zip(self.low, self.high, strict=True)]
+        x = wide(np.pad(x, [(0, 0), (0, 0), *padding]))
+        counts = g.shape[2:]
+        g = wide(g).reshape(g.shape[0], groups, g.shape[1] // groups, int(np.prod(counts, dtype=int)))
+        x = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+        result = np.empty((groups, g.shape[2], x.shape[2], *self.kernel))
+        for tap in np.ndindex(*self.kernel):
+            met = tuple(
+                slice(t * d, t * d + (count - 1) * s + 1, s) if count else slice(0)
+                for t, d, s, count in zip(tap, self.dilations, self.strides, counts, strict=True)
+            )
+            seen = x[(slice(None),) * 3 + met].reshape(*x.shape[:3], g.shape[3])
+            result[(slice(None),) * 3 + tap] = np.einsum("ngop,ngcp->goc", g, seen)
+        return result.reshape(-1, x.shape[2], *self.kernel).astype(self.result.type.dtype.numpy)
+
+    def cost(self) -> Cost:
+        return traffic(self, 2 * self.gradient.type.elements * product(self.result.type.shape[1:]))
+
+
 def window_sizes(
     spatial: tuple[Dim, ...],
     kernel: tuple[Dim, ...],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ds_compiler.ir import Operation
-from ds_compiler.ops import Transpose
+from ds_compiler.ops import ConvWeightGradient, Transpose
 from ds_compiler.passes.fusion.groups import Group, Grouping
 from ds_compiler.passes.fusion.kinds import CONTRACTION, ELEMENTWISE, is_copy
 
@@ -12,7 +12,7 @@ def with_epilogue(grouping: Grouping, root: Operation, strategy: str) -> Group:
     """The root and the longest run of elementwise followers that leaves one value alive."""
     best = Group(strategy, root, {root: None})
     group = Group(strategy, root, {root: None})
-    if len(root.results) != 1:
+    if len(root.results) != 1 or isinstance(root, ConvWeightGradient):  # its sums are in memory when they are done
         return best
     while len(group.members) < grouping.max_ops:
         follower = _follower(grouping, group)

@@ -14,6 +14,7 @@ from ds_compiler.ops import (
     Constant,
     Conv,
     ConvTranspose,
+    ConvWeightGradient,
     Cumulative,
     DotGeneral,
     DynamicSlice,
@@ -41,7 +42,7 @@ ELEMENTWISE = (Unary, Binary, Compare, Predicate, Select, Cast)
 MOVEMENT = (Transpose, Slice, Pad, DynamicSlice, Gather, GatherElements, GatherND)
 SINK_ONLY = (Concat, ScatterND, ScatterElements, Cumulative)
 WHOLE = ("attention", "attention_backward")  # composites that are kernels
-CONTRACTION = (DotGeneral, Conv, ConvTranspose, Composite)
+CONTRACTION = (DotGeneral, Conv, ConvTranspose, ConvWeightGradient, Composite)
 
 # Operations whose result costs more to compute again than to load from the first-level cache.
 EXPENSIVE_FLOPS = 4
@@ -55,6 +56,8 @@ def contraction_strategy(op: Operation) -> str | None:
             return "conv"
         case ConvTranspose():
             return "conv_transpose"
+        case ConvWeightGradient():
+            return "conv_weight_gradient"
         case TopK():
             return "top_k"
         case Composite():

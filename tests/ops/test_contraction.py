@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds_compiler.ir import CompileError, DType, TensorType, dtypes, symbol
-from ds_compiler.ops import Conv, ConvTranspose, DotGeneral
+from ds_compiler.ops import Conv, ConvTranspose, ConvWeightGradient, DotGeneral
 from tests.ir.random_modules import elements
 from tests.ops.running import FLOATS, NUMBERS, PROPERTY, Array, run, same, value
 from tests.ops.test_elementwise import numbers, wrapped
@@ -153,7 +153,34 @@ def test_conv_transpose(data: st.DataObject, dtype: DType, case: Any) -> None:
     same(got, rounded(expected, dtype))
 
 
+@PROPERTY
+@given(data=st.data(), dtype=st.sampled_from(FLOATS), case=windows())
+def test_conv_weight_gradient(data: st.DataObject, dtype: DType, case: Any) -> None:
+    batch, spatial, kernel, strides, low, high, dilations, groups, layout = case
+    inner, outer = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    x = small(data, dtype, shaped(layout, batch, inner * groups, spatial))
+    places = list(zip(spatial, kernel, strides, low, high, dilations, strict=True))
+    out = tuple((n + a + b - (k - 1) * d - 1) // s + 1 for n, k, s, a, b, d in places)
+    g = small(data, dtype, shaped(layout, batch, outer * groups, out))
+    expected = np.zeros((outer * groups, inner, *kernel), object)
+    for o, c, tap in itertools.product(range(outer * groups), range(inner), np.ndindex(*kernel)):
+        for n, position in itertools.product(range(batch), np.ndindex(*out)):
+            place = tuple(
+                p * s + t * d - a for p, t, s, a, d in zip(position, tap, strides, low, dilations, strict=True)
+            )
+            if all(0 <= i < e for i, e in zip(place, spatial, strict=True)):
+                channel = (o // outer) * inner + c
+                term = at(x, shaped(layout, n, channel, place)) * at(g, shaped(layout, n, o, position))
+                expected[(o, c, *tap)] += term
+    got = run(lambda v, u: ConvWeightGradient(v, u, kernel, strides, low, high, dilations, groups, layout), x, g)
+    same(got, rounded(expected, dtype))
+
+
 ONE = ((1,), (0,), (0,), (1,))
+
+
+def gradient(x: str, g: str, kernel: tuple[int, ...] = (3,), groups: int = 1, layout: str = "nchw") -> Any:
+    return ConvWeightGradient(value(x), value(g), kernel, *ONE, groups, layout)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +222,19 @@ ONE = ((1,), (0,), (0,), (1,))
             "conv: the kernel .* is larger than",
         ),
         (lambda: ConvTranspose(value("1 3 9 f32"), value("4 3 3 f32"), *ONE, 1), "conv_transpose: weight has 4 input"),
+        (lambda: gradient("1 3 9 f32", "1 4 7 f64"), "conv_weight_gradient: input is .*, gradient is .*, kernel is"),
+        (lambda: gradient("1 3 9 f32", "1 4 7 f32", (3, 3)), "conv_weight_gradient: input is"),
+        (lambda: gradient("1 3 9 i32", "1 4 7 i32"), "conv_weight_gradient: input is"),
+        (lambda: gradient("1 3 9 f32", "1 4 8 f32"), r"conv_weight_gradient: gradient is .* has windows \(7,\)"),
+        (lambda: gradient("2 3 9 f32", "1 4 7 f32"), "conv_weight_gradient: gradient is .* has windows"),
+        (lambda: gradient("1 3 9 f32", "1 4 7 f32", groups=2), "the 3 channels of input do not divide into 2"),
+        (lambda: gradient("1 4 9 f32", "1 3 7 f32", groups=2), "the 3 channels of gradient do not divide into 2"),
+        (lambda: gradient("1 3 9 f32", "1 4 7 f32", (0,)), "kernel, strides, dilations and groups must be positive"),
+        (lambda: gradient("1 3 9 f32", "1 4 7 f32", layout="nwc"), "conv_weight_gradient: unknown layout 'nwc'"),
+        (
+            lambda: ConvWeightGradient(value("1 3 9 f32"), value("1 4 7 f32"), (3,), (), (), (), (), 1),
+            "conv_weight_gradient: strides, padding and dilations",
+        ),
         (lambda: Conv(value("1 3 9 f32"), value("4 3 3 f32"), *ONE, 1, "nwc"), "conv: unknown layout 'nwc'"),
     ],
 )
@@ -212,3 +252,5 @@ def test_symbolic_shapes_and_costs() -> None:
     conv = Conv(value("1 3 n f32"), value("4 3 3 f32"), (2,), (1,), (1,), (1,), 1)
     assert conv.result.type == TensorType((1, 4, (n - 1) // 2 + 1), dtypes.f32)
     assert Conv(value("1 3 9 f32"), value("4 3 3 f32"), *ONE, 1).cost().flops == 2 * 4 * 7 * 9
+    assert gradient("1 3 n f32", "1 4 7 f32").result.type == TensorType((4, 3, 3), dtypes.f32)
+    assert gradient("1 3 9 f32", "1 4 7 f32").cost().flops == 2 * 4 * 7 * 9

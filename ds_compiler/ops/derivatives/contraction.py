@@ -1,4 +1,4 @@
-"""Derivatives of matrix products and convolutions, as matrix products and convolutions."""
+"""Derivatives of matrix products and convolutions, as matrix products, convolutions and sums over their windows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Sequence
 
 from ds_compiler.ir import Dim, Value
 from ds_compiler.ir.dims import floordiv, maximum
-from ds_compiler.ops.contraction import Conv, ConvTranspose, DotGeneral
+from ds_compiler.ops.contraction import Conv, ConvTranspose, ConvWeightGradient, DotGeneral
 from ds_compiler.ops.derivatives.rules import Cotangents, derivative
 from ds_compiler.ops.derivatives.terms import Terms, inverse
-
-# Below this, one product over all elements of the kernel at once, instead of one each: a matrix product of few columns
-# is slow. Above, it would hold a copy of the input for each element of the kernel at once.
-_FEW_CHANNELS = 16
 
 
 @derivative(DotGeneral)
@@ -174,58 +170,17 @@ def _woven(b: Terms, parts: Sequence[Value], axis: int) -> Value:
 
 
 def _weight_cotangent(b: Terms, op: Conv | ConvTranspose, wide: Value, narrow: Value) -> Value:
-    """For each element of the kernel, a product over batch and positions of what it met.
-
-    `wide` is the side that windows slide over (a convolution's input), `narrow` has one element a window. The weight
-    is [channels of narrow, channels of wide / groups, *kernel]. Channels go last: then batch and positions walk as
-    one contracted axis of a matrix product, and layouts that are channels-last already move nothing.
-    """
-    weight = op.weight.type
-    out, per_group, *kernel = weight.shape
-    extents = [k for k in kernel if isinstance(k, int)]
-    if len(extents) != len(kernel):
+    """`wide` is the side that windows slide over (a convolution's input), `narrow` has one element a window."""
+    kernel = tuple(k for k in op.weight.type.shape[2:] if isinstance(k, int))
+    if len(kernel) != op.spatial_rank:
         raise op.error("a kernel of symbolic size has no derivative")
-    if op.layout == "nchw":
-        last = (0, *range(2, weight.rank), 1)
-        wide, narrow = b.transpose(wide, last), b.transpose(narrow, last)
-    spatial = narrow.type.shape[1:-1]
-    low: list[Dim] = [0, *op.low, 0]
-    high: list[Dim] = [0] * len(low)
-    for i, (size, stride, extent, dilation) in enumerate(
-        zip(spatial, op.strides, extents, op.dilations, strict=True), start=1
-    ):
-        touched = (size - 1) * stride + (extent - 1) * dilation + 1
-        high[i] = maximum(touched - low[i] - wide.type.shape[i], 0)
-    padded = b.pad(wide, low, high)
-    sizes, steps = (*narrow.type.shape[:-1], wide.type.shape[-1]), (1, *op.strides, 1)
-    met = [
-        b.slice(padded, (0, *(t * d for t, d in zip(tap, op.dilations, strict=True)), 0), sizes, steps)
-        for tap in itertools.product(*map(range, extents))
-    ]
-    taps = len(met)
-    channels = wide.type.shape[-1]
-    if isinstance(channels, int) and channels < _FEW_CHANNELS and op.groups == 1:
-        met = [b.concat(met, weight.rank - 1)]
-    parts = [_products(b, part, narrow, op.groups) for part in met]
-    # [taps, out, channels] or [out, taps * channels] to [out, channels, *kernel]
-    if len(parts) == 1:
-        joined = b.transpose(b.reshape(parts[0], (out, taps, per_group)), (0, 2, 1))
-    else:
-        joined = b.concat([b.reshape(part, (out, per_group, 1)) for part in parts], 2)
-    return b.reshape(joined, weight.shape)
+    gradient = ConvWeightGradient(wide, narrow, kernel, op.strides, op.low, op.high, op.dilations, op.groups, op.layout)
+    return b.reshape(b.emit(gradient), op.weight.type.shape)
 
 
-def _products(b: Terms, wide: Value, narrow: Value, groups: int) -> Value:
-    """Sums of products over all axes but the last, the channels: [groups, narrow's, wide's], or without groups."""
-    summed = tuple(range(narrow.type.rank - 1))
-    if groups == 1:
-        return b.emit(DotGeneral(narrow, wide, (), (), summed, summed))
-    if narrow.type.shape[-1] == wide.type.shape[-1] == groups:
-        return b.sum(b.mul(narrow, wide), summed)
-
-    def grouped(x: Value) -> Value:
-        *others, n = x.type.shape
-        return b.reshape(x, (*others, groups, n // groups))
-
-    group = (narrow.type.rank - 1,)
-    return b.emit(DotGeneral(grouped(narrow), grouped(wide), group, group, summed, summed))
+@derivative(ConvWeightGradient)
+def conv_weight_gradient(b: Terms, op: ConvWeightGradient, g: Value) -> Cotangents:
+    """The three operations are one trilinear sum: each is the derivative of the other two."""
+    rest = (op.strides, op.low, op.high, op.dilations, op.groups, op.layout)
+    conv = Conv(op.input, g, *rest)
+    return [_input_cotangent(b, conv, op.gradient), b.reshape(b.emit(conv), op.gradient.type.shape)]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ds_compiler.frontends.torch.emitter import Emitter
 from ds_compiler.frontends.torch.registry import aten
 from ds_compiler.ir import Dim, Value
-from ds_compiler.ir.dims import floordiv
-from ds_compiler.ops import Conv, ConvTranspose
+from ds_compiler.ir.dims import maximum
+from ds_compiler.ops import Conv, ConvTranspose, ConvWeightGradient
 
 
 def _each(values: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -97,44 +97,16 @@ def convolution_backward(
         grad_x = _transposed(e, grad, weight, strides, pads, steps, extra, groups)
     if output_mask[1]:
         fixed, moving = (x, grad) if transposed else (grad, x)
-        grad_weight = _weight_gradient(e, fixed, moving, weight.type.shape[2:], strides, pads, steps, groups)
+        kernel = tuple(k for k in weight.type.shape[2:] if isinstance(k, int))
+        if len(kernel) != rank:
+            raise e.fail("a convolution whose kernel has a symbolic size has no gradient")
+        past = tuple(
+            maximum((size - 1) * s + (k - 1) * d + 1 - p - extent, 0)
+            for size, s, k, d, p, extent in zip(
+                fixed.type.shape[2:], strides, kernel, steps, pads, moving.type.shape[2:], strict=True
+            )
+        )
+        grad_weight = e.emit(ConvWeightGradient(moving, fixed, kernel, strides, pads, past, steps, groups))
     if output_mask[2]:
         grad_bias = e.reduce(grad, (0, *range(2, grad.type.rank)), "sum")
     return grad_x, grad_weight, grad_bias
-
-
-def _weight_gradient(
-    e: Emitter,
-    grad: Value,
-    x: Value,
-    kernel: Sequence[Dim],
-    strides: tuple[int, ...],
-    pads: tuple[int, ...],
-    steps: tuple[int, ...],
-    groups: int,
-) -> Value:
-    """[O, I/groups, *kernel]: the convolution of `x` with `grad` as its kernel; batch and channels change places,
-    strides and dilations too."""
-    rank = len(kernel)
-    batch, channels, *extents = x.type.shape
-    outputs, sizes = grad.type.shape[1], grad.type.shape[2:]
-    high: list[Dim] = []
-    for axis in range(rank):
-        span = (sizes[axis] - 1) * strides[axis] + (kernel[axis] - 1) * steps[axis] + 1
-        rest = span - pads[axis] - extents[axis]
-        if isinstance(rest, int) and rest < 0:  # the last elements were in no window
-            x, rest = e.slice(x, 2 + axis, 0, x.type.shape[2 + axis] + rest), 0
-        high.append(rest)
-    spatial = tuple(range(2, 2 + rank))
-    own = x.type.shape[2:]
-    each = floordiv(channels, groups)
-    if groups == 1:
-        moved = e.transpose(x, (1, 0, *spatial))
-    else:
-        split = e.reshape(x, (batch, groups, each, *own))
-        moved = e.transpose(split, (2, 1, 0, *(a + 1 for a in spatial)))
-        moved = e.reshape(moved, (each, batch * groups, *own))
-    taps = e.transpose(grad, (1, 0, *spatial))
-    result = e.emit(Conv(moved, taps, steps, pads, tuple(high), strides, groups))
-    assert result.type.shape[1] == outputs
-    return e.transpose(result, (1, 0, *spatial))
