@@ -2,10 +2,12 @@
 
     OPENBLAS_NUM_THREADS=1 python -m bench.gemm [--json out.json] [--rounds N] [SHAPE ...]
 
-A shape is MxNxK or BATCHxMxNxK, with an optional suffix: ``:rows`` or ``:columns`` for a run-time B (the
-default is packed weights), ``:m`` for a run-time m, ``:mnk`` for all extents at run time.
-Each round times both engines in turn between two peak probes; rounds whose probes fall behind the best are
-dropped (a shared core), and medians of the rest are reported.
+A shape is MxNxK or BATCHxMxNxK, with optional suffixes: ``:rows`` or ``:columns`` for a run-time B (the
+default is packed weights), ``:ta`` for an A whose columns are contiguous, ``:m`` for a run-time m, ``:mnk`` for all
+extents at run time. ``--training`` times the products of a transformer's training step instead: forward (B is a weight
+[n, k]), then the gradients of inputs and of weights.
+Each round times both engines in turn, by this thread's CPU time, between two peak probes; rounds whose probes fall
+behind the best are dropped (a shared core), and medians of the rest are reported.
 """
 
 from __future__ import annotations
@@ -37,6 +39,13 @@ SHAPES = [
     "197x768x768", "3136x64x576", "50x1000x2048", "128x768x768:m", "197x768x768:m", "1x768x768", "1x4096x4096",
     "2x768x768", "4x768x768", "8x768x768", "1x768x768:m", "1x768x768:columns", "12x128x128x64:columns",
     "12x128x64x128:rows", "12x128x128x64:columns:mnk", "12x128x64x128:rows:mnk", "1024x1024x1024:rows",
+]  # fmt: skip
+
+TRAINING = [
+    "1024x768x256:columns", "1024x256x256:columns", "1024x1024x256:columns", "1024x256x1024:columns",
+    "1024x256x768:rows", "1024x256x256:rows", "1024x256x1024:rows", "1024x1024x256:rows",
+    "768x256x1024:rows:ta", "256x256x1024:rows:ta", "1024x256x1024:rows:ta", "256x1024x1024:rows:ta",
+    "64x256x784:columns", "256x784x64:rows:ta",
 ]  # fmt: skip
 
 
@@ -74,9 +83,9 @@ def peak_probe() -> Callable[[], float]:
 
     def probe() -> float:
         data[:] = 1e-3
-        start = time.perf_counter()
+        start = time.thread_time()
         call(data.ctypes.data, count)
-        return count * chains * lanes * 2 / (time.perf_counter() - start)
+        return count * chains * lanes * 2 / (time.thread_time() - start)
 
     return probe
 
@@ -88,18 +97,22 @@ def parse(shape: str) -> Case:
     batch, m, n, k = extents if len(extents) == 4 else [1, *extents]
     layout = next((f for f in flags if f in ("rows", "columns")), "packed")
     dynamic = next((f for f in flags if set(f) <= set("mnk")), "")
-    return Case(batch, m, n, k, b=layout, constant="".join(c for c in "mnk" if c not in dynamic))
+    a = "columns" if "ta" in flags else "rows"
+    return Case(batch, m, n, k, a, layout, constant="".join(c for c in "mnk" if c not in dynamic))
 
 
 def measure(shape: str, rounds: int, probe: Callable[[], float]) -> Result:
     """Time one shape."""
     case = parse(shape)
-    start = time.perf_counter()
+    start = time.thread_time()
     call, scratch_bytes = compile_product(case)
-    compile_ms = (time.perf_counter() - start) * 1e3
+    compile_ms = (time.thread_time() - start) * 1e3
     rng = np.random.default_rng(0)
-    a = aligned(case.batch * case.m * case.k, "f4").reshape(case.batch, case.m, case.k)
-    a[:] = rng.standard_normal(a.shape)
+    order = (0, 2, 1) if case.a == "columns" else (0, 1, 2)
+    extents = (case.batch, case.m, case.k)
+    laid_a = aligned(case.batch * case.m * case.k, "f4").reshape([extents[axis] for axis in order])
+    laid_a[:] = rng.standard_normal(laid_a.shape)
+    a = laid_a.transpose(order)
     b = rng.standard_normal((case.batch, case.k, case.n)).astype("f4")
     if case.b == "packed":
         laid = pack_b(b, packed_width(host(), case.n if "n" in case.constant else None))
@@ -111,7 +124,7 @@ def measure(shape: str, rounds: int, probe: Callable[[], float]) -> Result:
     scratch, bias = aligned(scratch_bytes // 4 + 16, "f4"), aligned(case.n, "f4")
     other = laid.swapaxes(1, 2) if case.b == "columns" else b
     reference = np.empty((case.batch, case.m, case.n), "f4")
-    arguments = (a.ctypes.data, right.ctypes.data, bias.ctypes.data, out.ctypes.data, scratch.ctypes.data)
+    arguments = (laid_a.ctypes.data, right.ctypes.data, bias.ctypes.data, out.ctypes.data, scratch.ctypes.data)
     sizes = (case.batch, case.m, case.n, case.k, 0, 1)
 
     flops = 2 * case.batch * case.m * case.n * case.k
@@ -119,15 +132,15 @@ def measure(shape: str, rounds: int, probe: Callable[[], float]) -> Result:
     best, kept = 0.0, []
     for _ in range(rounds):
         before = probe()
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(repeat):
             call(*arguments, *sizes)
-        ours = (time.perf_counter() - start) / repeat
+        ours = (time.thread_time() - start) / repeat
         between = probe()
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(repeat):
             np.matmul(a, other, out=reference)
-        theirs = (time.perf_counter() - start) / repeat
+        theirs = (time.thread_time() - start) / repeat
         after = probe()
         best = max(best, before, between, after)
         kept.append((min(before, between, after), ours, theirs))
@@ -142,7 +155,8 @@ def measure(shape: str, rounds: int, probe: Callable[[], float]) -> Result:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", default=SHAPES)
+    parser.add_argument("shapes", nargs="*")
+    parser.add_argument("--training", action="store_true", help="the products of a training step")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="write the results here")
     options = parser.parse_args()
@@ -150,7 +164,7 @@ def main() -> None:
     print(f"FMA peak {max(probe() for _ in range(20)) / 1e9:.1f} GFLOP/s, {host().cpu}")
     print(f"{'shape':28} {'GFLOP/s':>8} {'of peak':>8} {'NumPy':>8} {'speedup':>8} {'compile':>9}")
     results = []
-    for shape in options.shapes:
+    for shape in options.shapes or (TRAINING if options.training else SHAPES):
         r = measure(shape, options.rounds, probe)
         results.append(r)
         print(

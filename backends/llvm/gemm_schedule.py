@@ -13,6 +13,7 @@ from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of, know
 from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.tile import split_rows, tile_shape
 
+_MOST_PACKED = 4 << 20  # bytes of B that are packed at once, so that row blocks share them
 _PAD = 16  # elements added to a copied row, so that rows don't fall on the same cache sets
 
 
@@ -26,6 +27,7 @@ class Schedule:
         mc, nc: row tiles and column panels in a block.
         copy_a: rows of A are copied to scratch before use (strided A, or many reuses of a long row).
         pack_b: B is packed into panels in scratch; else it is read where it is.
+        depth: rows of a packed panel: all of k where row blocks share the panels, else those of one pass.
         partial: sums wait in scratch between passes over k.
         small_m: up to this many rows take the matrix-vector path (0: none do).
         prefetch: tiles prefetch the next panel of a packed B.
@@ -40,6 +42,7 @@ class Schedule:
     nc: int
     copy_a: bool
     pack_b: bool
+    depth: int
     partial: bool
     small_m: int
     prefetch: bool
@@ -53,8 +56,13 @@ class Schedule:
 
     @property
     def k_capacity(self) -> int:
-        """kc rounded up to whole vectors: rows of a packed panel."""
+        """kc rounded up to whole vectors."""
         return _round_up(self.kc, self.lanes)
+
+    @property
+    def pack_once(self) -> bool:
+        """Panels of B are packed in front of all passes and row blocks."""
+        return self.pack_b and (not self.partial or self.depth > self.k_capacity)
 
     @property
     def a_row(self) -> int:
@@ -66,7 +74,7 @@ class Schedule:
         rows = _round_up(self.mc * self.mr, self.lanes)
         a = rows * self.a_row if self.copy_a else 0
         c = self.mc * self.nc * self.mr * self.nr if self.partial else 0
-        b = self.nc * self.nr * self.k_capacity if self.pack_b else 0
+        b = self.nc * self.nr * self.depth if self.pack_b else 0
         return _round_up(a, 16), _round_up(c, 16), _round_up(b, 16)
 
     @property
@@ -114,6 +122,7 @@ def choose_schedule(
     partial = scratch and (k is None or k > kc)
     rows_of_a = target.l2_bytes // 2 // (max(kc, 1) * size)
     mc = max(4, rows_of_a // mr)
+    blocks = 0
     if m is not None:
         tiles = sum(times for _, times in split_rows(m, mr))
         blocks = max(1, -(-tiles // mc))
@@ -123,6 +132,9 @@ def choose_schedule(
     if n is not None:
         panels = max(1, -(-n // nr))
         nc = -(-panels // -(-panels // nc))
+    depth = _round_up(kc, lanes)
+    if partial and k is not None and blocks > 1 and nc * nr * k * size <= _MOST_PACKED:
+        depth = _round_up(k, lanes)
     reused = n is None or n >= 4 * nr
     long = n is not None and k is not None and n >= 768 and k >= 512
     copy_a = scratch and ((a_layout == "columns" and reused) or (a_layout == "rows" and long))
@@ -135,6 +147,7 @@ def choose_schedule(
         nc=nc,
         copy_a=copy_a,
         pack_b=pack_b,
+        depth=depth,
         partial=partial,
         small_m=small_m,
         prefetch=b_layout == "packed" and n is not None and k is not None and n * k * size > target.l2_bytes // 2,

@@ -124,7 +124,7 @@ class _Product:
         panel_step, tile_step = self._even(panels, s.nc), self._even(tiles, s.mc)
         with fb.loop(panels[0], panels[1], panel_step, hint="jc") as jc:
             panel1 = fb.smin(fb.add(jc.index, panel_step), panels[1])
-            if s.pack_b and not s.partial:
+            if s.pack_once:
                 self.blocks.pack_b(b, jc.index, panel1, fb.i64(0), self.k)
             with fb.loop(tiles[0], tiles[1], tile_step, hint="ic") as ic:
                 tile1 = fb.smin(fb.add(ic.index, tile_step), tiles[1])
@@ -149,7 +149,7 @@ class _Product:
             start = fb.mul(kc.index, length)
             even = extent is not None and extent % s.kc == 0
             count = length if even else fb.smin(length, fb.smax(fb.sub(self.k, start), fb.i64(0)))
-            if s.pack_b:
+            if s.pack_b and not s.pack_once:
                 self.blocks.pack_b(block.b, block.panel0, block.panel1, start, count)
             first = fb.icmp("eq", kc.index, fb.i64(0))
             last = fb.icmp("eq", kc.index, fb.sub(passes, one))

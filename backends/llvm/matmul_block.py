@@ -192,7 +192,7 @@ class BlockEmitter:
         column = fb.mul(panel0, nr)
         columns = fb.sub(fb.smin(self.n, fb.mul(panel1, nr)), column)
         source = fb.gep(self.element, b_base, fb.add(fb.mul(start, b.row), fb.mul(column, b.col)))
-        stride = fb.i64(s.nr * s.k_capacity)
+        stride = fb.i64(s.nr * s.depth)
         emit_pack_b(fb, self.element, s.lanes, s.nv, self.scratch_b, source, b.row, b.col, count, columns, stride)
 
     def _b_panel(self, block: Block, panel: V) -> tuple[V, V]:
@@ -200,8 +200,10 @@ class BlockEmitter:
         fb, s = self.fb, self.s
         nr = fb.i64(s.nr)
         if s.pack_b:
-            stride = fb.i64(s.nr * s.k_capacity)
-            return fb.gep(self.element, self.scratch_b, fb.mul(fb.sub(panel, block.panel0), stride)), nr
+            offset = fb.mul(fb.sub(panel, block.panel0), fb.i64(s.nr * s.depth))
+            if s.pack_once:
+                offset = fb.add(offset, fb.mul(block.start, nr))
+            return fb.gep(self.element, self.scratch_b, offset), nr
         if isinstance(self.b, PackedMatrix):
             offset = fb.mul(fb.add(fb.mul(panel, self.k), block.start), nr)
             return fb.gep(self.element, block.b, offset), nr

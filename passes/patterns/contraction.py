@@ -37,6 +37,17 @@ def _through_transpose(
     return inner.operand, tuple(inner.permutation[a] for a in batch), summed
 
 
+@pattern(Transpose)
+def transposed_product(op: Transpose, builder: Builder) -> Rewrite:
+    """``(A·B)ᵀ`` → ``Bᵀ·Aᵀ``, read in place: a weight's gradient comes out in the weight's own layout, in which
+    the optimizer's update reads it. Not for a constant B, which is packed ahead as a right operand only.
+    """
+    dot = defined_by(op.operand, DotGeneral)
+    if dot is None or op.permutation != (1, 0) or len(op.operand.uses) != 1 or constant(dot.rhs) is not None:
+        return None
+    return builder.emit(DotGeneral(dot.rhs, dot.lhs, (), (), dot.rhs_contract, dot.lhs_contract))
+
+
 @pattern(DotGeneral)
 def regrouped_rows(op: DotGeneral, builder: Builder) -> Rewrite:
     """``reshape(x, [b*s, k])·W`` → ``reshape(x·W)``: regrouped free axes of the left operand sink below the product."""

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds_compiler.backends.llvm.builder import ModuleBuilder
+from ds_compiler.backends.llvm.gemm_schedule import choose_schedule
 from ds_compiler.backends.llvm.matmul import Matrix, PackedMatrix, emit_matmul, packed_width
 from ds_compiler.backends.llvm.packing import pack_b
 from ds_compiler.backends.llvm.target import Target, host, parse_target
@@ -148,6 +149,15 @@ def test_512_bit_tiles_stay_in_registers(constant: str) -> None:
 
 def test_columns_of_a_are_copied() -> None:
     check(Case(2, 50, 200, 700, a="columns", constant="nk"), tasks=3)
+
+
+@pytest.mark.parametrize("a", ["rows", "columns"])
+@pytest.mark.parametrize("b", ["rows", "columns"])
+@pytest.mark.parametrize("m, n, k", [(997, 67, 901), (771, 1050, 1024)])
+def test_row_blocks_share_the_packed_panels(a: str, b: str, m: int, n: int, k: int) -> None:
+    case = Case(1, m, n, k, a=a, b=b)
+    assert choose_schedule(host(), "float", m, n, k, b_layout=b, a_layout=a).pack_once
+    check(case, tasks=2)
 
 
 @pytest.mark.parametrize("b", ["packed", "rows", "columns"])

@@ -7,7 +7,7 @@ import pytest
 
 from ds_compiler.ir import Builder, Dim, Value
 from ds_compiler.ir.dim_text import parse_dim
-from ds_compiler.ops import DotGeneral, Reshape
+from ds_compiler.ops import DotGeneral, Reshape, Transpose
 from ds_compiler.passes.matching import groups
 from tests.passes.helpers import check, const, module_of, names
 
@@ -54,3 +54,28 @@ def test_regrouped_rows_sink_below_the_product(shape: str, grouped: tuple[Dim, .
 def test_groups_of_symbolic_sizes(before: str, after: str, expected: object) -> None:
     shapes = [tuple(parse_dim(d) for d in text.split()) for text in (before, after)]
     assert groups(*shapes) == expected
+
+
+@pytest.mark.parametrize(
+    "weight, left",
+    [
+        (False, ["dot_general"]),
+        (True, ["dot_general", "transpose"]),  # a constant is packed as the right operand
+    ],
+)
+def test_a_transposed_product_is_the_product_of_transposes(weight: bool, left: list[str]) -> None:
+    rng = np.random.default_rng(0)
+
+    def body(b: Builder, x: Value, y: Value) -> Value:
+        right = const(b, rng.standard_normal((7, 5))) if weight else y
+        return b.emit(Transpose(b.emit(DotGeneral(x, right, (), (), (0,), (0,))), (1, 0)))
+
+    assert names(check(module_of(body, "7 3", "7 5"), "cleanup")) == left
+
+
+def test_a_product_read_both_ways_is_computed_once() -> None:
+    def body(b: Builder, x: Value, y: Value) -> Value:
+        dot = b.emit(DotGeneral(x, y, (), (), (0,), (0,)))
+        return b.emit(DotGeneral(b.emit(Transpose(dot, (1, 0))), dot, (), (), (1,), (0,)))
+
+    assert names(check(module_of(body, "7 3", "7 5"), "cleanup")).count("dot_general") == 2
