@@ -393,9 +393,14 @@ class Body:
                 value = scalars.combine(fb, step.mode, old, value, dtype)
             fb.store(scalars.to_memory(fb, value, dtype), at)
             return
+        value = self.vectorised(value)
         if step.mode != "set":
-            raise ValueError("combining stores are scalar")
-        stored = scalars.to_memory(fb, self.vectorised(value), dtype)
+            if stride != 1 or varying:
+                raise ValueError("lanes of a combining store lie side by side")
+            type_ = vector_of(element, self.lanes)
+            held = fb.load(type_, at) if self.mask is None else fb.masked_load(type_, at, self.mask)
+            value = scalars.combine(fb, step.mode, scalars.from_memory(fb, held, dtype), value, dtype)
+        stored = scalars.to_memory(fb, value, dtype)
         if stride == 1 and not varying:
             if self.mask is None:
                 fb.store(stored, at)

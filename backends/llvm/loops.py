@@ -39,8 +39,12 @@ def emit_nest(body: Body, nest: Nest, target: Target, task: V, tasks: V) -> None
         emit_interleaved(body, nest, interleaving, target, task, tasks)
     elif tiling is not None:
         emit_transposed(body, nest, tiling, target, task, tasks)
-    elif nest.serial or any(isinstance(s, Running) for s in nest.steps):
+    elif any(isinstance(s, Running) for s in nest.steps):
         emitter.scalar(task, tasks)
+    elif nest.serial:
+        # In order, on task 0 alone; along the last axis lanes do not meet if they lie side by side.
+        emit = emitter.columns if emitter.stores_run_along_last() else emitter.scalar
+        emit(task, body.fb.i64(1))
     elif emitter.row_major():
         emitter.rows(task, tasks)
     else:
@@ -62,6 +66,15 @@ class _Emitter:
         if any(isinstance(s, Reduction) and s.argument for s in nest.steps) or not nest.outer:
             return not nest.outer or self._contiguity(nest.inner[-1]) >= self._contiguity(nest.outer[-1])
         return self._contiguity(nest.inner[-1]) >= self._contiguity(nest.outer[-1])
+
+    def stores_run_along_last(self) -> bool:
+        """Whether adjacent points of the last outer axis are stored to adjacent elements, wherever those are."""
+        if not self.nest.outer or self.nest.inner:
+            return False
+        axis = self.nest.outer[-1]
+        stores = [step for step in self.nest.steps if isinstance(step, Store)]
+        fixed = (not any(axis in a.axes for a, _ in s.index.terms if not isinstance(a, Axis)) for s in stores)
+        return all(s.index.coefficient(axis) == 1 for s in stores) and all(fixed)
 
     def _contiguity(self, axis: Axis) -> int:
         score = contiguity(self.indices, axis)
@@ -309,10 +322,8 @@ class _Emitter:
 
     # -- one element at a time -----------------------------------------------------------------
     def scalar(self, task: V, tasks: V) -> None:
-        """Running sums and scatters: scalar code; a serial nest runs on task 0 alone."""
+        """Running sums, and scatters to elements that are apart."""
         fb, body, nest = self.fb, self.body, self.nest
-        if nest.serial:
-            task, tasks = task, fb.i64(1)
 
         def visit(_: V) -> None:
             for step in nest.steps:
