@@ -20,6 +20,7 @@ from ds_compiler.ops import (
     ConvTranspose,
     ConvWeightGradient,
     DotGeneral,
+    DotInteger,
     Fusion,
     Reshape,
     Scan,
@@ -98,6 +99,8 @@ def _assumptions(op: Operation) -> Iterator[SizeCheck]:
             sides = zip((*op.lhs_batch, *op.lhs_contract), (*op.rhs_batch, *op.rhs_contract), strict=True)
             for x, y in sides:
                 yield from equal(op.lhs.type.shape[x], op.rhs.type.shape[y], "sizes of lhs and rhs")
+        case DotInteger():
+            yield from equal(op.lhs.type.shape[-1], op.rhs.type.shape[0], "depths of lhs and rhs")
         case Conv():
             channels = op.input.type.shape[1 if op.layout == "nchw" else -1]
             yield from equal(channels, op.weight.type.shape[1] * op.groups, "input channels of input and weight")

@@ -23,7 +23,7 @@ _F = TypeVar("_F", bound=Callable[..., None])
 
 PIPELINES: dict[str, str] = {
     "cleanup": "simplify-shapes,canonicalize,cse,dce",
-    "default": "cleanup,hoist,fold-affine,conv-forms,attention,merge-matmuls,layout,cleanup,fuse",
+    "default": "cleanup,hoist,fold-affine,conv-forms,attention,merge-matmuls,integer-products,layout,cleanup,fuse",
     "traced": "grad,inline,default",
 }
 

@@ -48,6 +48,11 @@ class ModuleBuilder:
         self._globals: dict[str, str] = {}
         self._triple, self._layout = target_triple, data_layout
 
+    @property
+    def x86(self) -> bool:
+        """Whether the code is for an x86-64 processor."""
+        return self._triple.startswith("x86_64")
+
     def declare(self, name: str, result: str, parameters: Sequence[str], attributes: str = "") -> str:
         """Declare an external function or intrinsic once; returns its name."""
         self._declarations.setdefault(name, f"declare {result} @{name}({', '.join(parameters)}) {attributes}".rstrip())

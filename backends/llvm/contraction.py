@@ -22,12 +22,12 @@ from ds_compiler.backends.llvm.operands import BatchStride
 from ds_compiler.backends.llvm.packing import pack_b
 from ds_compiler.backends.llvm.scalars import compute_type
 from ds_compiler.backends.loops.collapse import indices_of
-from ds_compiler.backends.loops.contraction import Epilogue, MatmulForm, lower_epilogue, matmul_form
+from ds_compiler.backends.loops.contraction import Epilogue, MatmulForm, in_pairs, lower_epilogue, matmul_form
 from ds_compiler.backends.loops.ir import Nest, step_nodes, walk
 from ds_compiler.ir import Operation, Value
 from ds_compiler.ir.dims import Dim, product
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.ops import DotGeneral
+from ds_compiler.ops import DotGeneral, DotInteger
 
 
 def root_of(frame: KernelFrame, kind: type[Operation] | tuple[type[Operation], ...]) -> Operation:
@@ -87,13 +87,19 @@ class EpilogueEmitter:
 
 
 def emit_dot(frame: KernelFrame) -> KernelInfo:
-    """A ``matmul`` fusion: one `dot_general` on two of its inputs, then elementwise operations."""
-    op = root_of(frame, DotGeneral)
-    assert isinstance(op, DotGeneral)
+    """A ``matmul`` fusion: one product of two of its inputs, then elementwise operations.
+
+    Integers are multiplied in pairs (`tile.accumulate`): the matrices hold pairs along the depth, half as many.
+    """
+    op = root_of(frame, (DotGeneral, DotInteger))
+    assert isinstance(op, DotGeneral | DotInteger)
+    pairs = isinstance(op, DotInteger)
     form = matmul_form(op)
     dtype = op.result.type.dtype
-    if form is None or dtype.name not in ("f32", "f64"):
+    if form is None or not (pairs or dtype.name in ("f32", "f64")):
         raise CompileError(f"no matrix-product schedule for {op.lhs.type} and {op.rhs.type}", location=op.location)
+    if pairs:
+        form = in_pairs(form)
     fb, target, element = frame.fb, frame.target, compute_type(dtype)
     m, n, k = (frame.size(d) for d in (form.rows.size, form.columns.size, form.lhs_depth.size))
     epilogue = EpilogueEmitter(frame, lower_epilogue(frame.fusion, op.result, _result_parts(form)))
@@ -105,7 +111,8 @@ def emit_dot(frame: KernelFrame) -> KernelInfo:
         nr = packed_width(target, _known(form.columns.size), element)
         axes = (*op.rhs_batch, *op.rhs_contract, *op.rhs_free)
         depth = len(op.rhs_contract)
-        packed[constant] = Packing(f"panels {axes} {depth} {nr}", lambda w: _pack(w, axes, depth, nr))
+        name = f"panels {axes} {depth} {nr}" + (" pairs" if pairs else "")
+        packed[constant] = Packing(name, lambda w: _pack(w, axes, depth, nr, pairs))
         rhs = PackedMatrix(frame.pointers[constant], nr)
     else:
         rhs = _matrix(frame, op.rhs, form.rhs_depth.stride, form.columns.stride, form, form.rhs_batch, element)
@@ -141,11 +148,14 @@ def emit_dot(frame: KernelFrame) -> KernelInfo:
     return KernelInfo(scratch_bytes=scratch, packed=packed, inplace=epilogue.inplace(own))
 
 
-def _pack(w: Array, axes: tuple[int, ...], depth: int, nr: int) -> Array:
+def _pack(w: Array, axes: tuple[int, ...], depth: int, nr: int, pairs: bool) -> Array:
     """A constant right operand as panels; `axes` puts the `depth` contracting axes first."""
     moved = w.transpose(axes)
     rows = int(np.prod(moved.shape[:depth], dtype=int))
-    return pack_b(moved.reshape(rows, -1), nr)
+    matrix = moved.reshape(rows, -1)
+    if pairs:
+        matrix = np.ascontiguousarray(matrix.reshape(rows // 2, 2, -1).transpose(0, 2, 1)).view(np.int32)[..., 0]
+    return pack_b(matrix, nr)
 
 
 def _known(dim: Dim) -> int | None:

@@ -24,7 +24,7 @@ from ds_compiler.backends.loops.keep import keep_costly
 from ds_compiler.backends.loops.nests import lower_loops
 from ds_compiler.backends.loops.signature import symbols_in
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.ops import DotGeneral, Fusion
+from ds_compiler.ops import DotGeneral, DotInteger, Fusion
 from ds_compiler.passes import remarks
 
 
@@ -66,8 +66,8 @@ def _loop(frame: KernelFrame) -> KernelInfo:
 
 def _matmul(frame: KernelFrame) -> KernelInfo:
     """A matrix product by its schedule, or as a loop nest when its axes do not walk as one."""
-    op = contraction.root_of(frame, DotGeneral)
-    assert isinstance(op, DotGeneral)
+    op = contraction.root_of(frame, (DotGeneral, DotInteger))
+    assert isinstance(op, DotGeneral | DotInteger)
     if matmul_form(op) is not None:
         return contraction.emit_dot(frame)
     reason = "contracting or column axes are apart"

@@ -14,6 +14,9 @@ from ds_compiler.backends.llvm.target import Target
 
 Tile = list[list[V]]
 
+_MULTIPLY_ADD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+"""By lanes of the result: products of i16, of which neighbours are added. Exact but for four times -32768."""
+
 
 def tile_shape(target: Target, n: int | None = None, element: str = "float") -> tuple[int, int]:
     """Rows and vectors a row, (mr, nv), of the largest tile that `target`'s registers hold.
@@ -32,7 +35,7 @@ def tile_shape(target: Target, n: int | None = None, element: str = "float") -> 
 
 def zero_tile(fb: FunctionBuilder, element: str, mr: int, nv: int, lanes: int) -> Tile:
     """An mr x nv tile of zero vectors; `lanes` 0 makes it a tile of scalars."""
-    zero = constant(vector_of(element, lanes), 0.0)
+    zero = constant(vector_of(element, lanes), 0 if element == "i32" else 0.0)
     return [[zero] * nv for _ in range(mr)]
 
 
@@ -52,7 +55,8 @@ def accumulate(
     """Add A·B to a tile: ``acc[i][j] += a_rows[i][kk * a_step] * b[kk * b_row + j * lanes ...]`` for kk < k.
 
     Args:
-        acc: mr rows of nv values ``<lanes x element>`` (scalars when `lanes` is 0); element float or double.
+        acc: mr rows of nv values ``<lanes x element>`` (scalars when `lanes` is 0); element float, double, or i32:
+            elements of A and B are then pairs of i16, and a step adds two products.
         a_rows: mr pointers, one to the first element of each row of A.
         a_step: elements from one kk to the next in A (1 for rows in place, mr for a packed panel).
         b: pointer to the first row of B; a row's nv vectors lie next to each other. Or several pointers to
@@ -88,8 +92,7 @@ def accumulate(
         result = []
         for i in range(mr):
             scalar = fb.splat(fb.load(element, rows[i]), lanes)
-            # fmuladd, not fma: a target without the instruction must not call fmaf lane by lane.
-            result.append([fb.intrinsic("fmuladd", scalar, vectors[j], tile[i][j]) for j in range(nv)])
+            result.append([_multiplied(fb, scalar, vectors[j], tile[i][j]) for j in range(nv)])
         return result
 
     def steps(tile: Tile, index: V, count: int) -> Tile:
@@ -117,6 +120,22 @@ def accumulate(
         return steps(acc, fb.i64(main), known - main) if known > main else acc
     # A second, unrolled loop gains nothing measurable and doubles the time to compile the tile.
     return looped(acc, fb.i64(0), k, 1)
+
+
+def _multiplied(fb: FunctionBuilder, a: V, b: V, total: V) -> V:
+    """``a * b + total``; an i32 is a pair of i16 whose two products are added."""
+    if a.element != "i32":
+        # fmuladd, not fma: a target without the instruction must not call fmaf lane by lane.
+        return fb.intrinsic("fmuladd", a, b, total)
+    narrow = vector_of("i16", 2 * a.lanes)
+    x, y = (fb.cast("bitcast", v, narrow) for v in (a, b))
+    if fb.module.x86 and a.lanes in _MULTIPLY_ADD:  # with VNNI it becomes vpdpwssd, together with the addition
+        name = fb.module.declare(_MULTIPLY_ADD[a.lanes], total.type, [narrow, narrow])
+        return fb.binary("add", total, fb.call(name, total.type, x, y))
+    wide = vector_of("i32", 2 * a.lanes)
+    products = fb.binary("mul", fb.cast("sext", x, wide), fb.cast("sext", y, wide))
+    even, odd = (fb.shuffle(products, products, range(i, 2 * a.lanes, 2)) for i in (0, 1))
+    return fb.binary("add", total, fb.binary("add", even, odd))
 
 
 def split_rows(count: int, mr: int) -> list[tuple[int, int]]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ds_compiler.backends.loops.collapse import collapse_axes, replace_axes
 from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node, Step, Store, of_axis, step_nodes, walk
 from ds_compiler.backends.loops.lower import Lowering
 from ds_compiler.backends.loops.points import Point, linear, strides_of
 from ds_compiler.ir import OpResult, Value
-from ds_compiler.ir.dims import Dim, product
+from ds_compiler.ir.dims import Dim, floordiv, product
 from ds_compiler.ir.dtypes import i64
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ir.types import TensorType
-from ds_compiler.ops import Broadcast, DotGeneral, Fusion, Transpose
+from ds_compiler.ops import Broadcast, DotGeneral, DotInteger, Fusion, Transpose
 
 
 @dataclass(slots=True)
@@ -149,7 +149,7 @@ def part_of(type_: TensorType, axes: Sequence[int]) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class MatmulForm:
-    """A `dot_general` as a batched matrix product.
+    """A `dot_general` or `dot_integer` as a batched matrix product.
 
     `batch` pairs the strides of both operands for each batch dimension (0 where an operand does not vary); leading row
     axes that do not walk as one are batch dimensions. `batch_axes`, `row_axes`, `column_axes` are the result's axes.
@@ -167,7 +167,7 @@ class MatmulForm:
     column_axes: tuple[int, ...]
 
 
-def matmul_form(op: DotGeneral) -> MatmulForm | None:
+def matmul_form(op: DotGeneral | DotInteger) -> MatmulForm | None:
     """None when the contracting or column axes do not walk as one."""
     a, b = op.lhs.type, op.rhs.type
     lhs_batch, rhs_batch = part_of(a, op.lhs_batch), part_of(b, op.rhs_batch)
@@ -192,4 +192,15 @@ def matmul_form(op: DotGeneral) -> MatmulForm | None:
         tuple(range(nb + lead)),
         tuple(range(nb + lead, nb + len(free))),
         tuple(range(nb + len(free), op.result.type.rank)),
+    )
+
+
+def in_pairs(form: MatmulForm) -> MatmulForm:
+    """The product with two neighbours along the depth, whose length is even, as one element; columns stay."""
+    rows = replace(form.rows, strides=tuple(floordiv(s, 2) for s in form.rows.strides))
+    return replace(
+        form,
+        lhs_batch=tuple(floordiv(s, 2) for s in form.lhs_batch),
+        rows=rows,
+        lhs_depth=Part((floordiv(form.lhs_depth.size, 2),), (1,)),
     )

@@ -29,6 +29,7 @@ from ds_compiler.ops import (
     ConvTranspose,
     ConvWeightGradient,
     DotGeneral,
+    DotInteger,
     DynamicSlice,
     Gather,
     GatherElements,
@@ -137,7 +138,7 @@ class Lowering:
                 return self.element(op.operand, (*point[: op.axis], row, *point[op.axis + 1 :]))
             case GatherND():
                 return self._gather_nd(op, point)
-            case Reduce() | ArgReduce() | ReduceWindow() | DotGeneral():
+            case Reduce() | ArgReduce() | ReduceWindow() | DotGeneral() | DotInteger():
                 return self._reduced(op, point)
             case Conv() | ConvTranspose() | ConvWeightGradient():
                 return self._reduced(op, point)

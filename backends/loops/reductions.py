@@ -14,13 +14,22 @@ from ds_compiler.backends.loops.ir import Condition, Index, Node
 from ds_compiler.backends.loops.points import Point, placed
 from ds_compiler.ir.dims import Dim, floordiv, product
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import ArgReduce, Conv, ConvTranspose, ConvWeightGradient, DotGeneral, Reduce, ReduceWindow
+from ds_compiler.ops import (
+    ArgReduce,
+    Conv,
+    ConvTranspose,
+    ConvWeightGradient,
+    DotGeneral,
+    DotInteger,
+    Reduce,
+    ReduceWindow,
+)
 from ds_compiler.ops.reduction import identity
 
 if TYPE_CHECKING:
     from ds_compiler.backends.loops.lower import Lowering
 
-Reducing = Reduce | ArgReduce | DotGeneral | ReduceWindow | Conv | ConvTranspose | ConvWeightGradient
+Reducing = Reduce | ArgReduce | DotGeneral | DotInteger | ReduceWindow | Conv | ConvTranspose | ConvWeightGradient
 
 
 def reduced_element(lowering: Lowering, op: Reducing, point: Point) -> Node:
@@ -32,7 +41,7 @@ def reduced_element(lowering: Lowering, op: Reducing, point: Point) -> Node:
             (inner,) = lowering.inner_axes([op.operand.type.shape[op.axis]])
             value = lowering.element(op.operand, (*point[: op.axis], inner, *point[op.axis :]))
             return lowering.step(op.how, value, i64, argument=True, position=inner, last=op.last)
-        case DotGeneral():
+        case DotGeneral() | DotInteger():
             return _product(lowering, op, point)
         case ReduceWindow():
             return _window(lowering, op, point)
@@ -67,7 +76,7 @@ def _mean(lowering: Lowering, value: Node, count: Dim) -> Node:
     return g.node("div", (total, divisor), value.dtype)
 
 
-def _product(lowering: Lowering, op: DotGeneral, point: Point) -> Node:
+def _product(lowering: Lowering, op: DotGeneral | DotInteger, point: Point) -> Node:
     nb, nl = len(op.lhs_batch), len(op.lhs_free)
     inner = lowering.inner_axes([op.lhs.type.shape[a] for a in op.lhs_contract])
     lhs = placed(op.lhs.type.rank, (*op.lhs_batch, *op.lhs_free, *op.lhs_contract), (*point[: nb + nl], *inner))
@@ -76,7 +85,8 @@ def _product(lowering: Lowering, op: DotGeneral, point: Point) -> Node:
         (*op.rhs_batch, *op.rhs_contract, *op.rhs_free),
         (*point[:nb], *inner, *point[nb + nl :]),
     )
-    return _sum_of_products(lowering, lowering.element(op.lhs, lhs), lowering.element(op.rhs, rhs))
+    elements = lowering.element(op.lhs, lhs), lowering.element(op.rhs, rhs)
+    return _sum_of_products(lowering, *(lowering.cast(x, op.result.type.dtype) for x in elements))
 
 
 def _sum_of_products(lowering: Lowering, a: Node, b: Node) -> Node:

@@ -6,7 +6,7 @@ Read: `elementwise` (tables of scalar functions), `shape`, `indexing`, `contract
       `derivative`.
 """
 
-from ds_compiler.ops.contraction import Conv, ConvTranspose, ConvWeightGradient, DotGeneral
+from ds_compiler.ops.contraction import Conv, ConvTranspose, ConvWeightGradient, DotGeneral, DotInteger
 from ds_compiler.ops.control import Call, Composite, Fusion, If, Return, Scan, While, Yield
 from ds_compiler.ops.derivative import CustomCall, Jvp, StopGradient, Vjp, callees
 from ds_compiler.ops.elementwise import Binary, Cast, Compare, Predicate, Select, Unary
@@ -47,6 +47,7 @@ __all__ = [
     "Cumulative",
     "CustomCall",
     "DotGeneral",
+    "DotInteger",
     "DynamicSlice",
     "Fusion",
     "Gather",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ds_compiler.ir import Operation, Value, op
 from ds_compiler.ir.cost import Cost, traffic
 from ds_compiler.ir.dims import Dim, evaluate, floordiv, product
+from ds_compiler.ir.dtypes import i16, i32
 from ds_compiler.ir.types import TensorType
 from ds_compiler.ops.widening import wide
 
@@ -73,6 +74,45 @@ class DotGeneral(Operation):
     def cost(self) -> Cost:
         depth = product(tuple(self.lhs.type.shape[a] for a in self.lhs_contract))
         return traffic(self, 2 * self.result.type.elements * depth)
+
+
+@op("dot_integer")
+class DotInteger(Operation):
+    """``lhs [..., k]`` times ``rhs [k, n]``, both i16, with products and sums in i32: exact where these fit.
+
+    What a product of 8-bit integers becomes once their zero points are taken off.
+    """
+
+    lhs: Value
+    rhs: Value
+
+    lhs_batch: ClassVar[tuple[int, ...]] = ()
+    rhs_batch: ClassVar[tuple[int, ...]] = ()
+    rhs_contract: ClassVar[tuple[int, ...]] = (0,)
+    rhs_free: ClassVar[tuple[int, ...]] = (1,)
+
+    @property
+    def lhs_contract(self) -> tuple[int, ...]:
+        return (self.lhs.type.rank - 1,)
+
+    @property
+    def lhs_free(self) -> tuple[int, ...]:
+        return tuple(range(self.lhs.type.rank - 1))
+
+    def infer(self) -> TensorType:
+        a, b = self.lhs.type, self.rhs.type
+        if a.dtype != i16 or b.dtype != i16 or not a.rank or b.rank != 2:
+            raise self.error(f"lhs is {a}, rhs is {b}: expected [..., k] and [k, n] of i16")
+        if isinstance(a.shape[-1], int) and isinstance(b.shape[0], int) and a.shape[-1] != b.shape[0]:
+            raise self.error(f"the depths of lhs {a} and rhs {b} differ")
+        return TensorType((*a.shape[:-1], b.shape[1]), i32)
+
+    def evaluate(self, sizes: Sizes, *operands: Array) -> Array:
+        a, b = (x.astype(np.int64) for x in operands)
+        return np.asarray(a @ b).astype(np.int32)
+
+    def cost(self) -> Cost:
+        return traffic(self, 2 * self.result.type.elements * self.lhs.type.shape[-1])
 
 
 class _Convolution(Operation):

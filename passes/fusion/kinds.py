@@ -17,6 +17,7 @@ from ds_compiler.ops import (
     ConvWeightGradient,
     Cumulative,
     DotGeneral,
+    DotInteger,
     DynamicSlice,
     Gather,
     GatherElements,
@@ -42,7 +43,7 @@ ELEMENTWISE = (Unary, Binary, Compare, Predicate, Select, Cast)
 MOVEMENT = (Transpose, Slice, Pad, DynamicSlice, Gather, GatherElements, GatherND)
 SINK_ONLY = (Concat, ScatterND, ScatterElements, Cumulative)
 WHOLE = ("attention", "attention_backward")  # composites that are kernels
-CONTRACTION = (DotGeneral, Conv, ConvTranspose, ConvWeightGradient, Composite)
+CONTRACTION = (DotGeneral, DotInteger, Conv, ConvTranspose, ConvWeightGradient, Composite)
 
 # Operations whose result costs more to compute again than to load from the first-level cache.
 EXPENSIVE_FLOPS = 4
@@ -51,6 +52,8 @@ EXPENSIVE_FLOPS = 4
 def contraction_strategy(op: Operation) -> str | None:
     match op:
         case DotGeneral() if op.result.type.dtype.name in ("f32", "f64"):
+            return "matmul"
+        case DotInteger() if _in_pairs(op):
             return "matmul"
         case Conv():
             return "conv"
@@ -72,11 +75,16 @@ def contraction_strategy(op: Operation) -> str | None:
     return None
 
 
+def _in_pairs(op: DotInteger) -> bool:
+    """Whether products come in pairs that one instruction adds up: the weights are packed when compiling."""
+    depth = op.lhs.type.shape[-1]
+    return isinstance(op.rhs.defining_op, Constant) and isinstance(depth, int) and depth % 2 == 0
+
+
 def is_loop(op: Operation) -> bool:
     """Operations that loop kernels compute."""
-    return isinstance(
-        op, (*ELEMENTWISE, *MOVEMENT, *SINK_ONLY, Broadcast, Iota, Reduce, ArgReduce, ReduceWindow, DotGeneral)
-    )
+    reducing = (Reduce, ArgReduce, ReduceWindow, DotGeneral, DotInteger)
+    return isinstance(op, (*ELEMENTWISE, *MOVEMENT, *SINK_ONLY, Broadcast, Iota, *reducing))
 
 
 def is_rotation(op: Operation) -> bool:

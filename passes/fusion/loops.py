@@ -14,6 +14,7 @@ from ds_compiler.ops import (
     Compare,
     Concat,
     DotGeneral,
+    DotInteger,
     Gather,
     GatherElements,
     GatherND,
@@ -105,7 +106,8 @@ class LoopGrowth:
             return False
         if not self._affordable(op, axes, repeated):
             return False
-        if isinstance(op, Reduce | ArgReduce | ReduceWindow | DotGeneral) and not self._reduction_fits(op, axes):
+        reducing = isinstance(op, Reduce | ArgReduce | ReduceWindow | DotGeneral | DotInteger)
+        if reducing and not self._reduction_fits(op, axes):
             return False
         if value in self.maps and self.maps[value] != axes and (self.reduces or has_reduction(op)):
             return False
@@ -172,7 +174,7 @@ class LoopGrowth:
             case ArgReduce():
                 self._new_inner([op.operand.type.shape[op.axis]])
                 return [(op.operand, self._operand_map(op, axes), False)]
-            case ReduceWindow() | DotGeneral():
+            case ReduceWindow() | DotGeneral() | DotInteger():
                 return []  # lowered alone: what it reads, it reads several times
             case Gather() | GatherElements() | GatherND():
                 return [(op.indices, None, True)]

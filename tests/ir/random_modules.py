@@ -51,6 +51,7 @@ from ds_compiler.ops import (
     ConvTranspose,
     Cumulative,
     DotGeneral,
+    DotInteger,
     DynamicSlice,
     Fusion,
     Gather,
@@ -551,6 +552,12 @@ def dot_general(g: Generator) -> None:
     g.add(DotGeneral(a, b, tuple(batch), tuple(range(n, n + len(batch))), tuple(contract), tuple(range(n))))
 
 
+def dot_integer(g: Generator) -> None:
+    depth = g.dim()
+    lhs = TensorType((*(g.dim() for _ in range(g.number(0, 2))), depth), dtypes.i16)
+    g.add(DotInteger(g.value(lhs), g.value(TensorType((depth, g.dim()), dtypes.i16))))
+
+
 def _convolved(g: Generator) -> tuple[DType, str, int, list[int], list[Dim], Callable[[Dim, Dim], TensorType]]:
     dtype, layout, groups = g.one_of(FLOATS), g.one_of(["nchw", "nhwc"]), g.number(1, 2)
     kernel = [g.number(1, 2) for _ in range(g.number(1, 2))]
@@ -699,7 +706,8 @@ EMITTERS: dict[type[Operation], Callable[[Generator], None]] = {
     Broadcast: broadcast, Slice: slice_, DynamicSlice: dynamic_slice, Pad: pad, Concat: concat,
     Gather: gather, GatherElements: gather_elements, GatherND: gather_nd, ScatterND: scatter_nd,
     ScatterElements: scatter_elements, TopK: top_k, Reduce: reduce, ArgReduce: arg_reduce, Cumulative: cumulative,
-    ReduceWindow: reduce_window, DotGeneral: dot_general, Conv: conv, ConvTranspose: conv_transpose,
+    ReduceWindow: reduce_window, DotGeneral: dot_general, DotInteger: dot_integer, Conv: conv,
+    ConvTranspose: conv_transpose,
     If: if_, While: while_, Scan: scan, Fusion: fusion, Composite: composite, Call: call,
 }  # fmt: skip
 NESTING = (If, While, Scan, Fusion, Composite, Call)
