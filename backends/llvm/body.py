@@ -246,6 +246,8 @@ class Body:
         match node.op:
             case "cast":
                 return scalars.cast(fb, operands[0], source, node.dtype)
+            case "bitcast":
+                return scalars.bitcast(fb, operands[0], source, node.dtype)
             case "select":
                 return fb.select(*operands)
             case "index_div" | "index_mod":

@@ -253,6 +253,13 @@ def cast(fb: FunctionBuilder, x: V, source: DType, to: DType) -> V:
     return _rounded(fb, x, to) if to.bits < 8 else x
 
 
+def bitcast(fb: FunctionBuilder, x: V, source: DType, to: DType) -> V:
+    """What memory that holds `x` holds as another element type."""
+    stored = to_memory(fb, x, source)
+    memory = vector_of(memory_type(to), x.lanes)
+    return from_memory(fb, stored if stored.type == memory else fb.cast("bitcast", stored, memory), to)
+
+
 def _rounded(fb: FunctionBuilder, x: V, dtype: DType) -> V:
     """What remains of a value in registers when memory has held it."""
     if compute_type(dtype) == memory_type(dtype) and dtype.bits >= 8:

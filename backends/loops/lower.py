@@ -20,6 +20,7 @@ from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import (
     ArgReduce,
     Binary,
+    Bitcast,
     Broadcast,
     Cast,
     Compare,
@@ -109,6 +110,8 @@ class Lowering:
                 return g.node("select", tuple(self.element(o, point) for o in op.operands), dtype)
             case Cast():
                 return self.cast(self.element(op.operand, point), dtype)
+            case Bitcast():
+                return g.node("bitcast", (self.element(op.operand, point),), dtype)
             case Iota():
                 return self.cast(g.index(point[op.axis]), dtype)
             case Transpose():

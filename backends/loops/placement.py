@@ -12,7 +12,19 @@ from collections.abc import Mapping
 from ds_compiler.backends.loops.ir import Index
 from ds_compiler.backends.loops.points import Point
 from ds_compiler.ir import OpResult, Value
-from ds_compiler.ops import Binary, Broadcast, Cast, Compare, Predicate, Reduce, Reshape, Select, Transpose, Unary
+from ds_compiler.ops import (
+    Binary,
+    Bitcast,
+    Broadcast,
+    Cast,
+    Compare,
+    Predicate,
+    Reduce,
+    Reshape,
+    Select,
+    Transpose,
+    Unary,
+)
 
 _Partial = tuple[Index | None, ...]
 
@@ -48,7 +60,7 @@ def _partial(value: Value, known: Mapping[Value, Point], memo: dict[Value, _Part
 def _through(value: OpResult, known: Mapping[Value, Point], memo: dict[Value, _Partial]) -> _Partial:
     op = value.op
     match op:
-        case Unary() | Binary() | Predicate() | Compare() | Select() | Cast():
+        case Unary() | Binary() | Predicate() | Compare() | Select() | Cast() | Bitcast():
             candidates = [_partial(v, known, memo) for v in op.operands]
             return tuple(next((i for i in column if i is not None), None) for column in zip(*candidates))
         case Transpose():

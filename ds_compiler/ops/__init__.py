@@ -9,7 +9,7 @@ Read: `elementwise` (tables of scalar functions), `shape`, `indexing`, `contract
 from ds_compiler.ops.contraction import Conv, ConvTranspose, ConvWeightGradient, DotGeneral, DotInteger
 from ds_compiler.ops.control import Call, Composite, Fusion, If, Return, Scan, While, Yield
 from ds_compiler.ops.derivative import CustomCall, Jvp, StopGradient, Vjp, callees
-from ds_compiler.ops.elementwise import Binary, Cast, Compare, Predicate, Select, Unary
+from ds_compiler.ops.elementwise import Binary, Bitcast, Cast, Compare, Predicate, Select, Unary
 from ds_compiler.ops.indexing import Gather, GatherElements, GatherND, ScatterElements, ScatterND, TopK
 from ds_compiler.ops.reduction import ArgReduce, Cumulative, Reduce, ReduceWindow
 from ds_compiler.ops.shape import (
@@ -33,6 +33,7 @@ __all__ = [
     "Assume",
     "Binary",
     "Bind",
+    "Bitcast",
     "Broadcast",
     "Call",
     "Cast",

@@ -271,6 +271,24 @@ class Cast(Operation):
             return x.astype(to.numpy)
 
 
+@op("bitcast")
+class Bitcast(Operation):
+    """Each element's bits as an element of another type of equal width (whole bytes): ``numpy.ndarray.view``."""
+
+    operand: Value
+    dtype: DType
+
+    def infer(self) -> TensorType:
+        source = self.operand.type.dtype
+        if "s" in (source.kind, self.dtype.kind) or source.bits != self.dtype.bits or source.bits % 8:
+            raise self.error(f"the bits of {source} are no {self.dtype}")
+        return self.operand.type.with_dtype(self.dtype)
+
+    def evaluate(self, sizes: Mapping[str, int], *operands: Array) -> Array:
+        source = np.ascontiguousarray(operands[0])
+        return source.view(self.dtype.numpy).reshape(operands[0].shape)
+
+
 def _rounded_to_odd(x: Array) -> Array:
     """f64 as f32 such that rounding to a narrower type next gives what rounding once would.
 

@@ -19,6 +19,7 @@ from ds_compiler.ir.dims import ceildiv, floordiv, is_non_negative, maximum, min
 from ds_compiler.ops import (
     ArgReduce,
     Binary,
+    Bitcast,
     Broadcast,
     Cast,
     Compare,
@@ -51,8 +52,8 @@ SYMBOLIC_LIMIT = 512
 """The same for elements that are size expressions."""
 
 _NUMERIC = (
-    ArgReduce, Binary, Broadcast, Cast, Compare, Concat, Constant, Cumulative, Gather, GatherElements, GatherND, Iota,
-    Pad, Predicate, Reduce, Reshape, ScatterElements, ScatterND, Select, Size, Slice, Transpose, Unary,
+    ArgReduce, Binary, Bitcast, Broadcast, Cast, Compare, Concat, Constant, Cumulative, Gather, GatherElements,
+    GatherND, Iota, Pad, Predicate, Reduce, Reshape, ScatterElements, ScatterND, Select, Size, Slice, Transpose, Unary,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from ds_compiler.ir import Operation, Value
 from ds_compiler.ops import (
     ArgReduce,
     Binary,
+    Bitcast,
     Broadcast,
     Cast,
     Compare,
@@ -39,7 +40,7 @@ from ds_compiler.ops import (
 )
 from ds_compiler.ops.elementwise import BINARY, UNARY
 
-ELEMENTWISE = (Unary, Binary, Compare, Predicate, Select, Cast)
+ELEMENTWISE = (Unary, Binary, Compare, Predicate, Select, Cast, Bitcast)
 MOVEMENT = (Transpose, Slice, Pad, DynamicSlice, Gather, GatherElements, GatherND)
 SINK_ONLY = (Concat, ScatterND, ScatterElements, Cumulative)
 WHOLE = ("attention", "attention_backward")  # composites that are kernels

@@ -9,6 +9,7 @@ from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import (
     ArgReduce,
     Binary,
+    Bitcast,
     Broadcast,
     Cast,
     Compare,
@@ -149,7 +150,7 @@ class LoopGrowth:
     def _below(self, op: Operation, axes: Map | None, repeated: bool) -> list[tuple[Value, Map | None, bool]]:
         """The operands of a member, with their maps."""
         match op:
-            case Unary() | Binary() | Compare() | Predicate() | Select() | Cast():
+            case Unary() | Binary() | Compare() | Predicate() | Select() | Cast() | Bitcast():
                 return [(v, axes, repeated) for v in op.operands]
             case Transpose() if axes is not None:
                 source: list[int | None] = [None] * len(axes)

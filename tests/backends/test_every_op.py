@@ -15,6 +15,7 @@ from ds_compiler.ir.dtypes import DType
 from ds_compiler.ops import (
     ArgReduce,
     Binary,
+    Bitcast,
     Broadcast,
     Cast,
     Compare,
@@ -122,6 +123,16 @@ def test_binary_and_comparisons(name: str) -> None:
         y[:] = np.abs(y)  # shifts and powers by negative amounts are not defined
     # near-equal quotients make a remainder jump, powers magnify: a few roundings
     check(module_of(make, tensor("n m", name), tensor("n m", name)), [x, y], scale=4)
+
+
+@pytest.mark.parametrize("source", [name for name in ALL if dtypes.dtype(name).bits >= 8])
+def test_bitcasts(source: str) -> None:
+    equal = [d for d in map(dtypes.dtype, ALL) if d.bits == dtypes.dtype(source).bits and d.kind != "b"]
+
+    def make(b: Builder, x: Value) -> list[Value]:
+        return [b.emit(Bitcast(x, to)) for to in equal]
+
+    check(module_of(make, tensor("n m", source)), [array((3, 13), dtypes.dtype(source), 1)])
 
 
 @pytest.mark.parametrize("source", ALL)

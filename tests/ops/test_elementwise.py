@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds_compiler.ir import CompileError, DType, dtypes
-from ds_compiler.ops import Binary, Cast, Compare, Predicate, Select, Unary
+from ds_compiler.ops import Binary, Bitcast, Cast, Compare, Predicate, Select, Unary
 from ds_compiler.ops.elementwise import BINARY, COMPARE, PREDICATE, UNARY
 from tests.ir.random_modules import elements
 from tests.ops.running import ALL, FLOATS, INTEGERS, NUMBERS, PROPERTY, Array, arrays, run, same, shapes, value
@@ -285,6 +286,20 @@ def test_cast_integer_to_integer_wraps(x: Array, to: DType) -> None:
 def test_cast_to_bool(x: Array) -> None:
     got = run(lambda v: Cast(v, dtypes.bool_), x)
     assert got.reshape(-1).tolist() == [v != 0 for v in numbers(x)]
+
+
+@PROPERTY
+@given(x=arrays([dtypes.f32]))
+def test_bitcast_is_the_ieee_encoding(x: Array) -> None:
+    got = run(lambda v: Bitcast(v, dtypes.dtype("u32")), x)
+    assert numbers(got) == list(struct.unpack(f"<{x.size}I", x.tobytes()))
+    back = run(lambda v: Bitcast(v, dtypes.f32), got)
+    assert (back.dtype, back.shape, back.tobytes()) == (x.dtype, x.shape, x.tobytes())
+
+
+def test_bitcast_keeps_the_width() -> None:
+    with pytest.raises(CompileError, match="the bits of f32 are no i64"):
+        Bitcast(value("2 f32"), dtypes.i64)
 
 
 NARROW = [dtypes.f16, dtypes.bf16]

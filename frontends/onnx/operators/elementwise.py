@@ -124,22 +124,6 @@ def identity(e: Emitter, n: Node) -> Sequence[Entry | None]:
     return n.entries[:1]
 
 
-@onnx_op("Dropout")
-def dropout(e: Emitter, n: Node) -> list[Value | None]:
-    """Inference leaves the input as it is; the mask says that everything is kept."""
-    x = n.input(0)
-    if n.opset < 7 and not n.int("is_test", 0):
-        n.fail("training mode is not supported", help="export the model for inference")
-    training = n.optional(2)
-    if training is not None:
-        known = e.array(training)
-        if known is None or bool(known.reshape(-1)[0]):
-            ratio = e.array(n.optional(1))
-            if ratio is None or ratio.reshape(-1)[0] != 0:
-                n.fail("training mode is not supported", help="export the model for inference")
-    return [x, e.full(True, x.type.with_dtype(bool_)) if n.wants(1) else None]
-
-
 @onnx_op("Clip")
 def clip_attributes(e: Emitter, n: Node) -> Value:
     x = n.input(0)
