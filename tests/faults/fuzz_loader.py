@@ -16,7 +16,8 @@ import atheris
 with atheris.instrument_imports(include=["ds_compiler.frontends.onnx"]):
     from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError
-from tests.faults.models import FAULTS, RELU, graph, model, single
+from tests.faults.models import FAULTS
+from tests.faults.parts import RELU, graph, model, single
 
 
 def one_input(data: bytes) -> None:

@@ -38,7 +38,7 @@ def test_each_fault_is_of_its_own() -> None:
 
 def test_links_inside_of_the_folder_are_followed(tmp_path: Path) -> None:
     """As the caches of model hubs lay files out: names that are links to blobs beside them."""
-    from tests.faults.models import external
+    from tests.faults.tensors import external
 
     (tmp_path / "blob").write_bytes(bytes(24))
     (tmp_path / "data").symlink_to(tmp_path / "blob")
