@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ds_compiler.backends.constants import Packing
-from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of, constant, vector_of
 from ds_compiler.backends.llvm.contraction import EpilogueEmitter, root_of
 from ds_compiler.backends.llvm.conv_plan import conv_plan
 from ds_compiler.backends.llvm.convolution import Convolution, choose
@@ -104,24 +104,35 @@ def _over_planes(op: ReduceWindow) -> bool:
 def _pack_at_run_time(frame: KernelFrame, convolution: Convolution, weight: V, to: V) -> int:
     """Emit what `pack_conv_weight` does, into this task's own scratch at `to`; the bytes it takes."""
     fb, shape, element = frame.fb, convolution.shape, convolution.element
-    width = conv_plan(shape, frame.target, element).width
+    plan = conv_plan(shape, frame.target, element)
     depth, out, taps = shape.ci // shape.groups, shape.co // shape.groups, shape.kernel[0] * shape.kernel[1]
-    panels, zero = -(-out // width), fb.i64(0)
-    with (
-        fb.loop(zero, fb.i64(shape.groups), hint="group") as group,
-        fb.loop(zero, fb.i64(out), hint="out") as channel,
-        fb.loop(zero, fb.i64(depth), hint="in") as c,
-        fb.loop(zero, fb.i64(taps), hint="tap") as tap,
-    ):
-        row = fb.add(fb.mul(group.index, fb.i64(out)), channel.index)
-        source = fb.add(fb.mul(fb.add(fb.mul(row, fb.i64(depth)), c.index), fb.i64(taps)), tap.index)
-        panel = fb.add(fb.mul(group.index, fb.i64(panels)), fb.sdiv(channel.index, fb.i64(width)))
-        k = fb.add(fb.mul(tap.index, fb.i64(depth)), c.index)
-        target = fb.mul(fb.add(fb.mul(panel, fb.i64(taps * depth)), k), fb.i64(width))
-        target = fb.add(target, fb.srem(channel.index, fb.i64(width)))
-        # Columns past the last channel keep what was there: they are computed, not stored.
-        fb.store(fb.load(element, fb.gep(element, weight, source)), fb.gep(element, to, target))
-    return shape.groups * panels * taps * depth * width * bytes_of(element)
+    row, panels, zero = depth * taps, -(-out // plan.width), fb.i64(0)
+
+    def pack(group: V, panel: V, columns: int) -> None:
+        """A panel of so many channels; columns behind them repeat the last one: they are computed, not stored."""
+        channel = fb.add(fb.mul(group, fb.i64(out)), fb.mul(panel, fb.i64(plan.width)))
+        source = fb.gep(element, weight, fb.mul(channel, fb.i64(row)))
+        number = fb.add(fb.mul(group, fb.i64(panels)), panel)
+        target = fb.gep(element, to, fb.mul(number, fb.i64(row * plan.width)))
+        with fb.loop(zero, fb.i64(depth), hint="in") as c, fb.loop(zero, fb.i64(taps), hint="tap") as tap:
+            read = fb.gep(element, source, fb.add(fb.mul(c.index, fb.i64(taps)), tap.index))
+            k = fb.add(fb.mul(tap.index, fb.i64(depth)), c.index)
+            written = fb.gep(element, target, fb.mul(k, fb.i64(plan.width)))
+            for first in range(0, plan.width, plan.lanes):
+                vector = constant(vector_of(element, plan.lanes), 0.0)
+                for lane in range(plan.lanes):
+                    place = fb.gep(element, read, fb.i64(min(first + lane, columns - 1) * row))
+                    vector = fb.insert(vector, fb.load(element, place), lane)
+                fb.store(vector, fb.gep(element, written, fb.i64(first)))
+
+    full, rest = divmod(out, plan.width)
+    with fb.loop(zero, fb.i64(shape.groups), hint="group") as group:
+        if full:
+            with fb.loop(zero, fb.i64(full), hint="panel") as panel:
+                pack(group.index, panel.index, plan.width)
+        if rest:
+            pack(group.index, fb.i64(full), rest)
+    return shape.groups * panels * row * plan.width * bytes_of(element)
 
 
 def _pack_depthwise_at_run_time(frame: KernelFrame, convolution: Convolution, weight: V, to: V) -> int:

@@ -326,6 +326,11 @@ CASES: dict[str, tuple[tuple[str, ...], Callable[..., Value | Sequence[Value]], 
         ),
         ("f32", "f64"),
     ),
+    "conv with groups of odd sizes": (
+        ("2 n m 10", "54 5 3 2"),
+        lambda b, x, w: b.emit(Conv(x, w, (1, 1), (1, 1), (1, 0), (1, 1), 2, "nhwc")),
+        ("f32", "f64"),
+    ),
     "depthwise conv": (
         ("1 n m 10", "10 1 3 3"),
         lambda b, x, w: b.emit(Conv(x, w, (1, 1), (1, 1), (1, 1), (1, 1), 10, "nhwc")),
