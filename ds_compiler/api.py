@@ -98,7 +98,7 @@ def compile(
             (None: fixed), or a dict from axis to name. Equal names are equal sizes, which each call verifies. True
             opens the first axis of all arguments that are arrays themselves and have it in common, as ``batch``.
             False makes Python numbers part of the program also when they change.
-        donate: for a function, parameters whose arrays the caller gives up: later calls write results into them.
+        donate: for a function, parameters whose arrays the caller gives up: results go there where they fit.
         check_nan: for a function, raise `NonFiniteError` if a result holds NaN or an infinity; it names the line that
             made it. Nothing is donated then, so that all arguments are still there.
         example_inputs: for a `torch.nn.Module`, a tuple of arguments, or a dict of them by name.

@@ -49,17 +49,25 @@ class CompiledModel:
         self._account = {} if account is None else account
 
     # -- calling ------------------------------------------------------------------------------------
-    def __call__(self, /, *inputs: Any, out: Mapping[str, Array] | None = None, **named: Any) -> dict[str, Array]:
+    def __call__(
+        self,
+        /,
+        *inputs: Any,
+        out: Mapping[str, Array] | None = None,
+        donated: frozenset[int] = frozenset(),
+        **named: Any,
+    ) -> dict[str, Array]:
         """Outputs by name, for inputs by keyword, in one dict (names may be anything), or in order.
 
         Args:
             out: arrays to write outputs into instead of new ones; exact type and shape, contiguous, not overlapping.
+            donated: numbers of inputs whose arrays the caller gives up; outputs are written there where that is safe.
 
         Raises:
             InputError: names, element types or shapes do not match.
             ExecutionError: a check inside of the program failed.
         """
-        return self._executable(*inputs, out=out, **named)
+        return self._executable(*inputs, out=out, donated=donated, **named)
 
     def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
         """onnxruntime's convention: the outputs called `names`, or all, as a list.

@@ -48,8 +48,7 @@ class _Entry:
     leaves: tuple[Any, ...]
     reason: str
     seconds: float
-    donated: tuple[int, ...] = ()
-    spare: Mapping[str, Array] | None = None
+    donated: frozenset[int] = frozenset()
     calls: int = 0
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
@@ -117,34 +116,13 @@ class CompiledFunction(Generic[_P, _R]):
 
     def _run(self, entry: _Entry, arrays: list[Any]) -> _R:
         entry.calls += 1
-        spare, entry.spare = entry.spare, None
         inputs = [*arrays, *[fetch() for fetch in entry.inputs]]
-        outputs = entry.model(*inputs, out=spare)
+        outputs = entry.model(*inputs, donated=entry.donated)
         if self._check_nan:
             check_finite(entry.module, inputs, outputs)
-        if entry.donated:
-            self._keep(entry, arrays, outputs)
         values = list(outputs.values())
         result: _R = tree.unflatten(entry.result, [_leaf(leaf, values) for leaf in entry.leaves])
         return result
-
-    def _keep(self, entry: _Entry, arrays: list[Any], outputs: Mapping[str, Array]) -> None:
-        """Donated arrays, which the caller no longer reads, take the outputs of the next call."""
-        spare: dict[str, Array] = {}
-        free = [arrays[i] for i in entry.donated if isinstance(arrays[i], np.ndarray)]
-        for name, output in outputs.items():
-            for index, array in enumerate(free):
-                flags = array.flags
-                if (
-                    (array.dtype, array.shape) == (output.dtype, output.shape)
-                    and flags.c_contiguous
-                    and flags.aligned
-                    and flags.writeable
-                    and flags.owndata
-                ):
-                    spare[name] = free.pop(index)
-                    break
-        entry.spare = spare
 
     # -- compiling ----------------------------------------------------------------------------------
     def _compiled(self, structure: Structure, leaves: list[Any]) -> tuple[_Entry, Call]:
@@ -191,7 +169,8 @@ class CompiledFunction(Generic[_P, _R]):
         passes = self._options.get("passes") or "traced"
         model = compile_source(source, **{**self._options, "passes": passes})
         traced = [i for i, t in enumerate(types) if t is not None]
-        donated = tuple(n for n, i in enumerate(traced) if paths[i].split("[")[0].split(".")[0] in self._donate)
+        given_up = self._donate if not self._check_nan else ()  # what made the NaN must be there to be looked at
+        donated = frozenset(n for n, i in enumerate(traced) if paths[i].split("[")[0].split(".")[0] in given_up)
         entry = _Entry(
             structure=structure,
             signature=signature,
@@ -204,7 +183,7 @@ class CompiledFunction(Generic[_P, _R]):
             leaves=program.leaves,
             reason=reason,
             seconds=time.perf_counter() - start,
-            donated=() if self._check_nan else donated,  # what made the NaN must be there to be looked at
+            donated=donated,
         )
         if len(self._all) >= _MOST_PROGRAMS:
             oldest = self._all.pop(0)

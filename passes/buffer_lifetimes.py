@@ -66,13 +66,17 @@ def reuse_dying_inputs(buffers: Buffers, inplace: Mapping[Fusion, Mapping[int, t
     """Let results take the buffers of inputs that nobody reads after the kernel.
 
     An input's buffer may also become (part of) an output's: the value before a final activation is then computed
-    where the caller wants the result.
+    where the caller wants the result. Not where the output may take the memory of an input of the program, which is
+    still read when the value is made.
     """
     for fusion, allowed in inplace.items():
         position = buffers.position[fusion]
         taken: set[Buffer] = {buffers.own[r].find() for r in fusion.results}
         for result_index, candidates in allowed.items():
             result = buffers.own[fusion.results[result_index]].find()
+            ending = _inputs_that_end(buffers, fusion, candidates) if result.where is Where.OUTPUT else []
+            if any(source.size == result.size for source in ending):
+                continue
             for candidate in candidates:
                 places = buffers.places(fusion.inputs[candidate])
                 if len(places) != 1:
@@ -87,6 +91,39 @@ def reuse_dying_inputs(buffers: Buffers, inplace: Mapping[Fusion, Mapping[int, t
                 taken.add(result if result.merged is None else buffer)
                 buffers.in_place += 1
                 break
+
+
+def overwritable(
+    function: Function, buffers: Buffers, inplace: Mapping[Fusion, Mapping[int, tuple[int, ...]]]
+) -> list[tuple[int, int]]:
+    """Outputs, each with an input whose memory it may be given: of its type, and read for the last time by the first
+    kernel that writes the output, at the place written. The program is right whether they share memory or not.
+    """
+    arguments, results = function.block.arguments, function.block.terminator.operands
+    writers = {buffers.position[fusion]: fusion for fusion in inplace}
+    found: list[tuple[int, int]] = []
+    for output in buffers.of_kind(Where.OUTPUT):
+        fusion = writers.get(output.first)
+        if fusion is None:
+            continue
+        for number, allowed in inplace[fusion].items():
+            if buffers.own[fusion.results[number]].find() is output:
+                sources = [source.index for source in _inputs_that_end(buffers, fusion, allowed)]
+                kind = results[output.index].type
+                found += [(output.index, source) for source in sources if arguments[source].type == kind]
+    return sorted(found)  # as a step returns what it was given in the order given, first fit finds each its own
+
+
+def _inputs_that_end(buffers: Buffers, fusion: Fusion, candidates: tuple[int, ...]) -> list[Buffer]:
+    """The program's inputs among a kernel's `candidates` that nothing reads after it."""
+    found: list[Buffer] = []
+    for candidate in candidates:
+        places = {buffer for buffer, _ in buffers.places(fusion.inputs[candidate])}
+        source = places.pop()
+        readers = {i for i, v in enumerate(fusion.inputs) if any(b is source for b, _ in buffers.places(v))}
+        if not places and source.where is Where.INPUT and readers <= set(candidates):
+            found += [source] if source.last == buffers.position[fusion] else []
+    return found
 
 
 def _may_merge(buffer: Buffer, result: Buffer, position: int) -> bool:

@@ -14,6 +14,7 @@ from ds_compiler.ir.dims import Dim
 from ds_compiler.ops import Fusion
 from ds_compiler.passes.arena import ALIGNMENT, Interval, Layout, aligned, lower_bound, overlaps, pack
 from ds_compiler.passes.buffer_assignment import assign_buffers
+from ds_compiler.passes.buffer_lifetimes import overwritable
 from ds_compiler.passes.buffers import Buffer, Buffers, Where
 
 
@@ -26,12 +27,14 @@ class MemoryPlan:
         arena: bytes of the arena, a size over the entry's symbols.
         lower_bound: largest number of bytes in use at one time; no plan needs less.
         slots: offset in the arena of the pointer to each buffer that is allocated at run time.
+        overwritable: outputs, each with an input whose memory it may be given by a caller who no longer needs that.
     """
 
     buffers: Buffers
     arena: Dim
     lower_bound: Dim
     slots: Mapping[Buffer, int]
+    overwritable: tuple[tuple[int, int], ...] = ()
 
     def overlaps(self, values: Mapping[str, int]) -> list[tuple[Buffer, Buffer]]:
         """Buffers that are in use together but share memory when the symbols have these values; none if right."""
@@ -60,7 +63,8 @@ def plan_memory(
     layout = pack(intervals)
     for buffer, offset in zip(planned, layout.offsets, strict=True):
         buffer.offset = base + offset
-    return MemoryPlan(buffers, base + layout.size, base + lower_bound(intervals), slots)
+    given = overwritable(function, buffers, inplace or {})
+    return MemoryPlan(buffers, base + layout.size, base + lower_bound(intervals), slots, tuple(given))
 
 
 def half_size(buffer: Buffer) -> Dim:

@@ -88,11 +88,20 @@ class Executable:
         self._idle: list[Workspace] = []
 
     # -- calling ------------------------------------------------------------------------------
-    def __call__(self, /, *inputs: Any, out: Mapping[str, Array] | None = None, **named: Any) -> dict[str, Array]:
+    def __call__(
+        self,
+        /,
+        *inputs: Any,
+        out: Mapping[str, Array] | None = None,
+        donated: frozenset[int] = frozenset(),
+        **named: Any,
+    ) -> dict[str, Array]:
         """Run on one dict, on arrays in the inputs' order, or on keyword arguments; returns outputs by name.
 
         Args:
             out: arrays to write outputs into instead of new ones; exact type and shape, contiguous, not overlapping.
+            donated: numbers of inputs whose arrays outputs may be written into, where the program allows it and the
+                array is contiguous, aligned, writeable and shares no memory with another input.
 
         Raises:
             InputError: names, element types or shapes do not match.
@@ -109,7 +118,7 @@ class Executable:
             arrays = list(inputs)
         else:
             arrays = self._by_name(named)
-        return dict(zip(self._output_names, self._execute(arrays, out)))
+        return dict(zip(self._output_names, self._execute(arrays, out, donated)))
 
     def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
         """onnxruntime's convention: the outputs called `names`, or all, as a list.
@@ -141,7 +150,7 @@ class Executable:
         samples: list[list[int]] = []
         for _ in range(repeat + 1):
             ctypes.memset(ticks, 0, ctypes.sizeof(ticks))
-            self._execute(list(arrays), None, _addressof(ticks))
+            self._execute(list(arrays), None, profile=_addressof(ticks))
             samples.append(list(ticks))
         medians = np.median(np.array(samples[1:], np.float64).reshape(repeat, count), axis=0)
         shapes = tuple(np.shape(a) for a in arrays)
@@ -190,7 +199,13 @@ class Executable:
     def _signature(self) -> str:
         return ", ".join(f"{t.name}: {t}" for t in self.manifest.inputs) or "none"
 
-    def _execute(self, arrays: list[Any], out: Mapping[str, Array] | None, profile: int = 0) -> list[Array]:
+    def _execute(
+        self,
+        arrays: list[Any],
+        out: Mapping[str, Array] | None,
+        donated: frozenset[int] = frozenset(),
+        profile: int = 0,
+    ) -> list[Array]:
         # Written for its cost: a small model runs in less time than careless Python around it takes. The common case
         # is tried first; whatever does not fit it (or raises on the way) is looked at one by one.
         try:
@@ -202,8 +217,14 @@ class Executable:
             arrays = [self._converted(index, array) for index, array in enumerate(arrays)]
             shapes = tuple(map(_shape, arrays))
         plan = self._planner.plan(shapes)
-        if plan.small:
-            results: list[Any] = [_empty(shape, dtype) for shape, dtype in plan.small]
+        if donated:
+            given = self._overwritten(arrays, donated)
+            results: list[Any] = [
+                given[n] if n in given else None if output.shape is None else _new_output(output, output.shape)
+                for n, output in enumerate(plan.outputs)
+            ]
+        elif plan.small:
+            results = [_empty(shape, dtype) for shape, dtype in plan.small]
         else:
             results = [None if output.shape is None else _new_output(output, output.shape) for output in plan.outputs]
         if out:
@@ -325,6 +346,23 @@ class Executable:
                     raise InputError(f"out {name!r}: the array shares memory with an input or another output")
             used.append(array)
             results[index] = array
+
+    def _overwritten(self, arrays: list[Array], donated: frozenset[int]) -> dict[int, Array]:
+        """Which outputs go to which donated inputs' arrays."""
+        spans = sorted((_address(a), a.nbytes, n) for n, a in enumerate(arrays) if a.nbytes)
+        usable = {n for _, _, n in spans if n in donated and type(arrays[n]) is np.ndarray and arrays[n].flags.carray}
+        end, owner = 0, -1
+        for start, size, index in spans:
+            if start < end:
+                usable -= {index, owner}
+            if start + size > end:
+                end, owner = start + size, index
+        given: dict[int, Array] = {}
+        for pair in self.manifest.overwritable:
+            if pair.input in usable and pair.output not in given:
+                given[pair.output] = arrays[pair.input]
+                usable.remove(pair.input)
+        return given
 
     def _collect_late(self, plan: Plan, workspace: Workspace, results: list[Any]) -> None:
         """Copy outputs that the program has allocated itself into arrays."""

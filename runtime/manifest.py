@@ -84,6 +84,14 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Overwritable:
+    """Output number `output` may be written into the memory of input number `input`, of the same type."""
+
+    output: int
+    input: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All of it.
 
@@ -92,6 +100,7 @@ class Manifest:
         scratch: bytes of private scratch a task.
         constants_bytes: size of the constant block; 0 stands for the end of the last constant.
         checks: what the program's run-time checks say when they fail, by the index in the status word.
+        overwritable: outputs that may take an input's memory, where the caller gives it up.
         features: CPU features (LLVM's names) the code uses; see `ds_compiler.runtime.cpu.required_features`.
         name, version: of the model and of the project that compiled it, for people.
     """
@@ -106,6 +115,7 @@ class Manifest:
     constants: tuple[Constant, ...] = ()
     constants_bytes: int = 0
     checks: tuple[str, ...] = ()
+    overwritable: tuple[Overwritable, ...] = ()
     features: tuple[str, ...] = ()
     arch: str = field(default_factory=architecture)
     abi: int = ABI_VERSION
@@ -138,6 +148,13 @@ class Manifest:
                 raise LoadError(
                     f"manifest: symbol {symbol.name!r} is bound to axis {symbol.axis}, which does not exist"
                 )
+        for pair in self.overwritable:
+            if not (0 <= pair.output < len(self.outputs) and 0 <= pair.input < len(self.inputs)):
+                raise LoadError(f"manifest: output {pair.output} or input {pair.input} does not exist")
+            if dataclasses.replace(self.outputs[pair.output], name="") != dataclasses.replace(
+                self.inputs[pair.input], name=""
+            ):
+                raise LoadError(f"manifest: output {pair.output} and input {pair.input} differ in type")
         end = 0
         for constant in sorted(self.constants, key=lambda c: c.offset):
             if constant.offset < end or constant.offset % ALIGNMENT or min(constant.shape, default=0) < 0:

@@ -106,6 +106,7 @@ def emit(
         constants_bytes=constants.size,
         checks=program.checks,
         features=required_features(target.cpu, target.features),
+        overwritable=tuple(manifest.Overwritable(*pair) for pair in plan.overwritable),
         arch=target.triple.split("-")[0],
         name=name,
         version=version,

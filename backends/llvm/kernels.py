@@ -13,7 +13,7 @@ from ds_compiler.backends.llvm.attention_backward_kernel import emit_fused_atten
 from ds_compiler.backends.llvm.attention_kernel import emit_fused_attention
 from ds_compiler.backends.llvm.builder import ModuleBuilder
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo
-from ds_compiler.backends.llvm.loops import emit_nest
+from ds_compiler.backends.llvm.loops import emit_nest, stores_together
 from ds_compiler.backends.llvm.target import Target
 from ds_compiler.backends.llvm.top_k import emit_top_k
 from ds_compiler.backends.loops.collapse import collapse
@@ -61,7 +61,7 @@ def _loop(frame: KernelFrame) -> KernelInfo:
         with body.scope():
             emit_nest(body, nest, frame.target, frame.task, frame.tasks)
     serial = any(n.serial for n in kernel.nests)
-    return KernelInfo(parallel=not serial, inplace=inplace_results(kernel))
+    return KernelInfo(parallel=not serial, inplace=inplace_results(kernel, all(map(stores_together, kernel.nests))))
 
 
 def _matmul(frame: KernelFrame) -> KernelInfo:

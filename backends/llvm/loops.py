@@ -51,9 +51,17 @@ def emit_nest(body: Body, nest: Nest, target: Target, task: V, tasks: V) -> None
         emitter.columns(task, tasks)
 
 
+def stores_together(nest: Nest) -> bool:
+    """Whether all values of a point are computed before the first is stored: the results of elementwise work share what
+    they have in common, and any of them may overwrite an operand of the others."""
+    plain = all(isinstance(s, Store) and s.mode == "set" for s in nest.steps) and not nest.inner and not nest.serial
+    return plain and find_tiling(nest) is None and find_interleaving(nest) is None
+
+
 class _Emitter:
     def __init__(self, body: Body, nest: Nest, target: Target) -> None:
         self.body, self.nest, self.fb = body, nest, body.fb
+        self.together = stores_together(nest)
         self.lanes = target.lanes("float")
         self.indices = indices_of(nest)
 
@@ -160,6 +168,16 @@ class _Emitter:
                     with body.lanes_at(axis, position, lanes, mask):
                         visit(g)
 
+        def write_all(_: int) -> None:
+            stores = [step for step in nest.steps if isinstance(step, Store)]
+            for store in stores:
+                body.emit(store.value)
+            for store in stores:
+                body.store(store)
+
+        if self.together:
+            each(write_all)
+            return
         for step in nest.steps:
             match step:
                 case Reduction():

@@ -5,8 +5,12 @@ from __future__ import annotations
 from ds_compiler.backends.loops.ir import Kernel, Reduction, Store, step_nodes, walk
 
 
-def inplace_results(kernel: Kernel) -> dict[int, tuple[int, ...]]:
-    """Results that may overwrite an input: read only at the place written, and not again afterwards."""
+def inplace_results(kernel: Kernel, together: bool = False) -> dict[int, tuple[int, ...]]:
+    """Results that may overwrite an input: read only at the place written, and not again afterwards.
+
+    Args:
+        together: all of a point's values are computed before the first is stored, so that no store comes before a load.
+    """
     if len(kernel.nests) != 1:
         return {}
     (nest,) = kernel.nests
@@ -19,8 +23,9 @@ def inplace_results(kernel: Kernel) -> dict[int, tuple[int, ...]]:
         for number in range(kernel.inputs):
             if kernel.buffers[number].dtype.itemsize != kernel.buffers[store.buffer].dtype.itemsize:
                 continue
-            before = [n for s in nest.steps[: position + 1] for n in walk(step_nodes(s)) if n.op == "load"]
-            after = [n for s in nest.steps[position + 1 :] for n in walk(step_nodes(s)) if n.op == "load"]
+            split = len(nest.steps) if together else position + 1
+            before = [n for s in nest.steps[:split] for n in walk(step_nodes(s)) if n.op == "load"]
+            after = [n for s in nest.steps[split:] for n in walk(step_nodes(s)) if n.op == "load"]
             same = all(n.index == store.index for n in before if n.payload == number)
             if same and any(n.payload == number for n in before) and all(n.payload != number for n in after):
                 found.append(number)

@@ -162,20 +162,58 @@ def test_named_open_sizes_are_verified() -> None:
         f(rows(2), np.ones(3, np.float32))
 
 
-def test_donated_arrays_take_later_results() -> None:
-    @ds.compile(cache=False, threads=1, donate="w")
-    def f(w: Any, g: Any) -> Any:
-        return {"w": w["w"] - g}
+def test_donated_arrays_are_updated_in_place() -> None:
+    def step(w: Any, v: Any, g: Any) -> Any:
+        v = 0.5 * v + w * w * g
+        return w - 0.25 * v, v
 
-    w = {"w": rows(4).copy()}
-    expected = rows(4).copy()
-    addresses = set()
-    for _ in range(6):
-        w = f(w, rows(4))
-        expected -= rows(4)
-        np.testing.assert_array_equal(w["w"], expected)
-        addresses.add(w["w"].ctypes.data)
-    assert len(addresses) <= 3
+    plain, donating = (ds.compile(step, cache=False, threads=1, donate=d) for d in ((), ("w", "v")))
+    random = np.random.default_rng(0)
+    w, v = random.standard_normal((2, 40, 600)).astype(np.float32)
+    own = w.copy(), v.copy()
+    first = [a.ctypes.data for a in own]
+    for _ in range(3):
+        g = random.standard_normal(w.shape).astype(np.float32)
+        w, v = plain(w, v, g)
+        own = donating(*own, g)
+        np.testing.assert_array_equal(own, (w, v))
+        assert [a.ctypes.data for a in own] == first
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda w, x: (w - x, xp.sum(xp.exp(w - x) @ w.T, axis=0)),  # w is read after its successor is made
+        lambda w, x: (w[::-1, :] + x, x[0, :]),  # at another place
+        lambda w, x: (x + 1, w),  # returned as it is
+        lambda w, x: (w + x, w * 2 - x),  # two results: one at most goes there
+        lambda w, x: (xp.cumulative_sum(w, axis=0) + w, x * w),
+        lambda w, x: ((w @ w.T) @ x + w, x),  # its last reader is the epilogue of a product
+        lambda w, x: (xp.sum(w, axis=1, keepdims=True) * w + x, w[:, :1]),
+        lambda w, x: (w - xp.mean(w) * x, x),
+        lambda w, x: (xp.where(w > 0, w, x), xp.where(x > 0, w, x)),
+    ],
+)
+@pytest.mark.parametrize("size", [3, 150])
+def test_donation_never_changes_a_result(step: Any, size: int) -> None:
+    random = np.random.default_rng(1)
+    w, x = random.standard_normal((2, size, size)).astype(np.float32)
+    expected = ds.compile(step, cache=False, threads=1)(w, x)
+    for donate in ("w", "x", ("w", "x")):
+        got = ds.compile(step, cache=False, threads=2, donate=donate)(w.copy(), x.copy())
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_arrays_that_share_memory_or_are_read_only_are_not_overwritten() -> None:
+    f = ds.compile(lambda a, b, c: (a + c, b - c), cache=False, threads=1, donate=("a", "b"))
+    both, c = np.arange(12, dtype=np.float32).reshape(4, 3), np.ones((3, 3), np.float32)
+    results = f(both[:3], both[1:], c)
+    np.testing.assert_array_equal(both, np.arange(12).reshape(4, 3))
+    np.testing.assert_array_equal(results, (both[:3] + 1, both[1:] - 1))
+    fixed = rows(3).copy()
+    fixed.flags.writeable = False
+    assert f(fixed, np.zeros_like(fixed), np.ones_like(fixed))[0] is not fixed
 
 
 def test_a_compiled_function_inside_of_another_is_part_of_it() -> None:
