@@ -304,6 +304,11 @@ class Emitter:
         self._scopes[-1].bound[scalar] = symbol(name)
         return symbol(name)
 
+    def binding(self, dim: Dim) -> Value | None:
+        """The scalar that a size which is one symbol was bound to, if data decides it."""
+        held = (value for scope in self._scopes for value, size in scope.bound.items() if size == dim)
+        return next(held, None)
+
     def element(self, vector: Value, index: int) -> Value:
         """Element `index` of an integer vector as an i64 scalar, computed once."""
         for scope in self._scopes:

@@ -10,8 +10,7 @@ from onnx import AttributeProto, NodeProto, helper, numpy_helper
 
 from ds_compiler.frontends.onnx.given import NotOneProgram
 from ds_compiler.frontends.onnx.listed import Entry, Listed
-from ds_compiler.ir import CompileError, Location, Value
-from ds_compiler.ops import Cast, Reshape
+from ds_compiler.ir import CompileError, Location, TensorType, Value
 
 if TYPE_CHECKING:
     from ds_compiler.frontends.onnx.emitter import Emitter
@@ -83,18 +82,20 @@ class Node:
             if isinstance(entry, Listed):
                 self.fail(f"input {index} is {entry}, expected a tensor")
 
-    def needed(self, emitter: Emitter, value: Value, what: str) -> NoReturn:
-        """Fail because `value` must be known at import; if it is an input of the model, it may be given.
+    def needed(
+        self, emitter: Emitter, value: Value, what: str, help: str = "make it an initializer or a Constant"
+    ) -> NoReturn:
+        """Fail because `value` must be known at import; if a vector among the model's inputs decides it, that may be
+        given.
 
         Raises:
-            NotOneProgram: it is one.
-            CompileError: it is computed.
+            NotOneProgram: there is such an input.
+            CompileError: there is none.
         """
-        source: Value = value
-        while isinstance(source.defining_op, Reshape | Cast):
-            source = source.defining_op.operand
-        message, help = f"{what} must be known when the model is compiled", "make it an initializer or a Constant"
-        if source in emitter.root.arguments:
+        sources = _read_by(value)
+        message = f"{what} must be known when the model is compiled"
+        source = sources[0]
+        if len(sources) == 1 and source in emitter.root.arguments and _is_vector(source.type):
             what = f"{self.op_type}: {message}"
             raise NotOneProgram(what, source.hint, location=self.location, help=help)
         self.fail(message, help)
@@ -160,6 +161,29 @@ class Node:
     def fail(self, what: str, help: str = "") -> NoReturn:
         """Raise an error at this node."""
         raise CompileError(f"{self.op_type}: {what}", location=self.location, help=help)
+
+
+def _read_by(value: Value) -> list[Value]:
+    """Values that no operation defines from which `value` is computed."""
+    found: dict[Value, None] = {}
+    seen: set[Value] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if one in seen or hasattr(one, "contents"):
+            continue
+        seen.add(one)
+        operation = one.defining_op
+        if operation is None:
+            found[one] = None
+        else:
+            waiting += operation.operands
+    return list(found) or [value]
+
+
+def _is_vector(type_: TensorType) -> bool:
+    """A scalar or a vector, as axes, shapes and scales are."""
+    return type_.rank <= 1
 
 
 def attribute_value(proto: AttributeProto) -> Any:

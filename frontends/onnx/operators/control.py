@@ -60,10 +60,8 @@ def _assumed_branch(
     ``x.squeeze(axis)``: drop the axis if it has size 1); the program checks that they are equal."""
     found = _equality(e, condition)
     if found is None:
-        n.fail(
-            "the branches' results differ in rank, and the condition is no comparison of sizes",
-            help="fix the sizes that it depends on",
-        )
+        what = "the branches' results differ in rank: the condition"
+        n.needed(e, condition, what, help="fix the sizes that it depends on")
     (a, b), holds = found
     taken, other = (0, 1) if holds else (1, 0)
     for operation in reversed(blocks[other]):

@@ -39,10 +39,31 @@ def _per_channel(e: Emitter, parameter: Value, x: Value) -> Value:
     return e.broadcast(e.cast(parameter, x.type.dtype), x.type.shape, (1,))
 
 
+def _batch_statistics(e: Emitter, n: Node) -> list[Value | None]:
+    """In training: normalized by the batch's own statistics, and the running ones moved towards these."""
+    x = n.input(0)
+    wide = e.wide(x)
+    dtype = wide.type.dtype
+    scale, bias = (_per_channel(e, n.input(i), wide) for i in (1, 2))
+    axes = [axis for axis in range(x.type.rank) if axis != 1]
+    mean, centred, variance = moments(e, wide, axes)
+    factor = e.binary("mul", inverse_deviation(e, variance, n.float("epsilon", 1e-5)), scale)
+    result = e.binary("add", e.binary("mul", centred, factor), bias)
+    momentum = n.float("momentum", 0.9)
+    running = []
+    for old, new in ((n.input(3), mean), (n.input(4), variance)):
+        kept = e.binary("mul", e.cast(old, dtype), momentum)
+        moved = e.binary("mul", e.reshape(new, old.type.shape), 1 - momentum)
+        running.append(e.cast(e.binary("add", kept, moved), old.type.dtype))
+    return [e.cast(result, x.type.dtype), *running]
+
+
 @onnx_op("BatchNormalization")
-def batch_normalization(e: Emitter, n: Node) -> Value:
+def batch_normalization(e: Emitter, n: Node) -> Value | list[Value | None]:
     """``x * factor + shift``, both computed at import from constant parameters."""
-    if n.int("training_mode", 0) or n.wants(1) or (n.opset < 7 and not n.int("is_test", 0)):
+    if n.opset >= 14 and n.int("training_mode", 0):
+        return _batch_statistics(e, n)
+    if n.wants(1) or (n.opset < 7 and not n.int("is_test", 0)):
         n.fail("training mode is not supported", help="export the model for inference")
     if not n.int("spatial", 1):
         n.fail("statistics for each element (spatial=0) are not supported")

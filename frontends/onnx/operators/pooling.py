@@ -152,7 +152,9 @@ def max_unpool(e: Emitter, n: Node) -> Value:
     if wanted is None:
         return result
     sizes = e.dims(wanted)
-    if sizes is None or len(sizes) != rank + 2:
-        n.fail(f"output_shape must be known and name {rank + 2} sizes")
+    if sizes is None:
+        n.needed(e, wanted, "output_shape")
+    if len(sizes) != rank + 2:
+        n.fail(f"output_shape names {len(sizes)} sizes, expected {rank + 2}")
     behind = tuple(a - b for a, b in zip(sizes, shape, strict=True))
     return e.emit(Pad(result, e.scalar(0, x.type.dtype), (0,) * len(shape), behind))

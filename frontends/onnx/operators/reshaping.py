@@ -105,6 +105,9 @@ def squeeze(e: Emitter, n: Node, x: Value, axes: Sequence[int] | None) -> Value:
     if axes is None:
         for axis, dim in enumerate(dims):
             if isinstance(dim, Expr):
+                bound = e.binding(dim)
+                if bound is not None:
+                    n.needed(e, bound, f"whether size '{dim}' of axis {axis} is 1, which decides the rank,")
                 n.fail(
                     f"without axes, the rank depends on whether size '{dim}' of axis {axis} is 1",
                     help="fix this dimension, or give the axes",

@@ -64,6 +64,9 @@ def resize_node(e: Emitter, n: Node) -> Value:
     axes = tuple(n.axis(a, rank) for a in n.ints("axes", range(rank)))
     if len(set(axes)) != len(axes):
         n.fail(f"axes {axes} name an axis twice")
+    decides = sizes if scales is None or scales.type.elements == 0 else scales
+    if mode.antialias and decides is not None and e.source(decides) is None:
+        n.needed(e, decides, "the new size of an antialiased image")
     crop = roi if mode.coordinates == "tf_crop_and_resize" else None
     if mode.coordinates == "tf_crop_and_resize" and (roi is None or roi.type.shape != (2 * len(axes),)):
         n.fail(f"tf_crop_and_resize needs input roi with {2 * len(axes)} elements")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ds_compiler.frontends.onnx import import_model
-from ds_compiler.ir import CompileError
 from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
 from tests.frontends.onnx.symbolic import check_sizes, single_node
 
@@ -30,11 +29,7 @@ def test_node(case: NodeCase) -> None:
 
 @pytest.mark.parametrize("case", node_cases("BatchNormalization"))
 def test_batch_normalization(case: NodeCase) -> None:
-    if "training_mode" in case.name:
-        with pytest.raises(CompileError, match="training mode is not supported"):
-            import_model(case.model)
-    else:
-        check_case(case)
+    check_case(case)
 
 
 def test_batch_normalization_is_one_product_and_one_sum() -> None:
