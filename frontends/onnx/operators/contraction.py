@@ -10,7 +10,9 @@ from ds_compiler.ops import DotGeneral
 
 
 def matmul(e: Emitter, a: Value, b: Value) -> Value:
-    """``numpy.matmul``."""
+    """``numpy.matmul``; narrow floats are multiplied as f32, by the schedule of these, and rounded once."""
+    if e.wide(a) is not a and a.type.dtype == b.type.dtype:
+        return e.cast(matmul(e, e.wide(a), e.wide(b)), a.type.dtype)
     if a.type.rank == 1 or b.type.rank <= 2:
         contract = max(b.type.rank - 2, 0)
         if a.type.rank == 1 and b.type.rank > 2:
@@ -43,7 +45,10 @@ def gemm(e: Emitter, n: Node) -> Value:
     a, b, c = n.input(0), n.input(1), n.optional(2)
     if a.type.rank != 2 or b.type.rank != 2:
         n.fail(f"takes matrices, got {a.type} and {b.type}")
-    product = e.emit(DotGeneral(a, b, (), (), (0 if n.int("transA", 0) else 1,), (1 if n.int("transB", 0) else 0,)))
+    if a.type.dtype != b.type.dtype:
+        n.fail(f"element types differ: {a.type}, {b.type}")
+    axes = (0 if n.int("transA", 0) else 1,), (1 if n.int("transB", 0) else 0,)
+    product = e.cast(e.emit(DotGeneral(e.wide(a), e.wide(b), (), (), *axes)), a.type.dtype)
     alpha, beta = n.float("alpha", 1.0), n.float("beta", 1.0)
     if alpha != 1:
         product = e.binary("mul", product, alpha)

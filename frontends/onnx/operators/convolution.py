@@ -40,8 +40,10 @@ def conv(e: Emitter, n: Node) -> Value:
     """The convolution, bias included, by the inputs and attributes of a Conv."""
     x, weight = n.input(0), n.input(1)
     w = read_windows(n, x.type.shape[2:], kernel_sizes(n, x, weight))
-    result = e.emit(Conv(x, weight, w.strides, w.low, w.high, w.dilations, n.int("group", 1)))
-    return _biased(e, n, result)
+    if x.type.dtype != weight.type.dtype:
+        n.fail(f"element types differ: {x.type}, {weight.type}")
+    result = e.emit(Conv(e.wide(x), e.wide(weight), w.strides, w.low, w.high, w.dilations, n.int("group", 1)))
+    return _biased(e, n, e.cast(result, x.type.dtype))
 
 
 @onnx_op("ConvTranspose")
