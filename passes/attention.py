@@ -13,10 +13,10 @@ move into the body, where a kernel reads through them. Scalar factors of Q and K
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ds_compiler.ir import Block, Builder, CompileError, Dim, Module, Operation, Region, Value
+from ds_compiler.ir import Block, Builder, CompileError, Module, Operation, Region, Value
 from ds_compiler.ops import (
     Binary,
     Broadcast,
@@ -32,15 +32,16 @@ from ds_compiler.ops import (
     Reshape,
     Select,
     Size,
-    Slice,
     Transpose,
     Unary,
     Yield,
 )
 from ds_compiler.passes import remarks
+from ds_compiler.passes.attention_operands import View, scaled_by, unscaled, view_of
+from ds_compiler.passes.attention_views import with_views
 from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.manager import register
-from ds_compiler.passes.matching import ELEMENTWISE, defined_by, full, groups, is_splat, splat
+from ds_compiler.passes.matching import ELEMENTWISE, defined_by, full, is_splat
 
 # What a row without finite scores has, and what may stand for it, so that its weights are 0.
 _OF_NOTHING = {"max": (-math.inf, 0.0), "sum": (0.0, 1.0)}
@@ -69,7 +70,10 @@ def outline_in(block: Block, *, views: bool = True) -> None:
     for op in list(block):
         if isinstance(op, DotGeneral):
             _try(op, views)
-        elif not isinstance(op, Fusion | Composite):
+        elif isinstance(op, Composite):
+            if views and op.callee in ("attention", "attention_backward"):
+                with_views(op)
+        elif not isinstance(op, Fusion):
             for region in op.regions:
                 outline_in(region.block, views=views)
 
@@ -212,7 +216,7 @@ def _undropped(value: Value) -> Value:
     if select is None or not is_splat(select.on_false, 0):
         return value
     op = select.on_true.defining_op
-    return op.operands[0] if _scaled_by(op) is not None and op is not None else select.on_true
+    return op.operands[0] if scaled_by(op) is not None and op is not None else select.on_true
 
 
 def _replaces(op: Select, number: float, by: float) -> bool:
@@ -253,96 +257,6 @@ def _chain(value: Value, seen: set[Value]) -> list[Operation] | None:
         if found is not None and op is not None:
             return [*found, op]
     return None
-
-
-# -- views -------------------------------------------------------------------------------------
-@dataclass
-class _View:
-    """`source` seen through operations whose every index is affine in the axes that a kernel walks."""
-
-    source: Value
-    factor: float = 1.0
-
-
-def _view(value: Value, walked: Iterable[int], aliases: dict[Value, Value] | None, known: Value | None = None) -> _View:
-    """What `value` is a view of: `known` if it is reached. `walked`: the axes along which strides must exist.
-
-    With `aliases`, factors common to all elements are taken out, and what remains is recorded there.
-    """
-    axes = set(walked)
-    view = _View(value)
-    free_from = value  # the source as far as no operation but reshapes, free views themselves, follows
-    while view.source is not known:
-        op = view.source.defining_op
-        factor = _scaled_by(op) if aliases is not None else None
-        if factor is not None and isinstance(op, Binary) and aliases is not None:
-            aliases[op.result] = op.lhs
-            view.factor *= factor
-            view.source = op.lhs
-            continue_from = op.lhs
-        else:
-            above = _through(op, axes)
-            if above is None or op is None:
-                break
-            axes = above
-            continue_from = view.source = op.operands[0]
-        if not isinstance(op, Reshape):
-            free_from = continue_from
-    if view.source is not known:
-        view.source = free_from
-    return view
-
-
-def _unscaled(value: Value, aliases: dict[Value, Value]) -> _View:
-    """`value` without a factor common to all elements."""
-    op = value.defining_op
-    factor = _scaled_by(op)
-    if factor is None or not isinstance(op, Binary):
-        return _View(value)
-    aliases[value] = op.lhs
-    return _View(op.lhs, factor)
-
-
-def _scaled_by(op: Operation | None) -> float | None:
-    if not isinstance(op, Binary) or op.kind not in ("mul", "div"):
-        return None
-    number = splat(op.rhs)
-    if number is None or not number:
-        return None
-    return float(number) if op.kind == "mul" else 1.0 / float(number)
-
-
-def _through(op: Operation | None, walked: set[int]) -> set[int] | None:
-    """The operand's walked axes; None when `op` is no view, or would break a walked axis."""
-    match op:
-        case Transpose():
-            return {op.permutation[a] for a in walked}
-        case Slice():
-            return walked
-        case Broadcast():
-            shape = op.operand.type.shape
-            if any(d not in (1, op.shape[a]) for d, a in zip(shape, op.axes, strict=True)):
-                return None
-            kept = {a: i for i, a in enumerate(op.axes) if shape[i] == op.shape[a]}
-            return {kept[a] for a in walked} if walked <= kept.keys() else None
-        case Reshape():
-            regrouped = groups(op.operand.type.shape, op.shape)
-            return None if regrouped is None else _regrouped(op.operand.type.shape, regrouped, walked)
-    return None
-
-
-def _regrouped(
-    shape: tuple[Dim, ...], regrouped: list[tuple[tuple[int, ...], tuple[int, ...]]], walked: set[int]
-) -> set[int] | None:
-    axes: set[int] = set()
-    for before, after in regrouped:
-        if walked.isdisjoint(after):
-            continue
-        real = [a for a in before if shape[a] != 1]
-        if len(real) > 1:
-            return None  # a walked axis would jump where the outer source axis moves on
-        axes.update(real or before[:1])
-    return axes
 
 
 # -- the whole ---------------------------------------------------------------------------------
@@ -405,11 +319,11 @@ def _match(product: DotGeneral, softmax: _Softmax, views: bool) -> _Attention:
             raise _NoMatch("it spans several blocks")
     aliases: dict[Value, Value] = {}
     if views:
-        v = _view(product.rhs, (*product.rhs_free, *product.rhs_contract), None)
-        q = _view(first.lhs, (*first.lhs_free, *first.lhs_contract), aliases, v.source)
-        k = _view(first.rhs, (*first.rhs_free, *first.rhs_contract), aliases, v.source)
+        v = view_of(product.rhs, (*product.rhs_free, *product.rhs_contract), None)
+        q = view_of(first.lhs, (*first.lhs_free, *first.lhs_contract), aliases, v.source)
+        k = view_of(first.rhs, (*first.rhs_free, *first.rhs_contract), aliases, v.source)
     else:
-        v, q, k = _View(product.rhs), _unscaled(first.lhs, aliases), _unscaled(first.rhs, aliases)
+        v, q, k = View(product.rhs), unscaled(first.lhs, aliases), unscaled(first.rhs, aliases)
     sources = dict.fromkeys((q.source, k.source, v.source))
     inside = {r for op in (*chain, *softmax.ops) for r in op.results}
     for op in (*chain[1:], *softmax.ops):

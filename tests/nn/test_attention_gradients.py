@@ -169,3 +169,24 @@ def test_second_order() -> None:
     (first,) = torch.autograd.grad(y, leaf, create_graph=True)
     (second,) = torch.autograd.grad((first * torch.tensor(direction)).sum(), leaf)
     np.testing.assert_allclose(got, second, rtol=1e-10, atol=1e-12)
+
+
+def test_heads_are_read_and_written_in_place() -> None:
+    """[batch, positions, heads, size] to and from the kernels, K transposed in front of its product."""
+    q, k, v, g = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in inputs((2, 3, 20, 20, 12, 12), np.float32))
+
+    def loss(q: Any, k: Any, v: Any) -> Any:
+        q, k, v = (ds.numpy.permute_dims(x, (0, 2, 1, 3)) for x in (q, k, v))
+        scores = ds.numpy.matmul(q, ds.numpy.permute_dims(k, (0, 1, 3, 2))) / 4
+        y = ds.numpy.matmul(nn.softmax(scores), v)
+        return ds.numpy.sum(ds.numpy.permute_dims(y, (0, 2, 1, 3)) * g)
+
+    function = ds.compile(ds.grad(loss, argnums=(0, 1, 2)), cache=False, threads=1)
+    got = function(q, k, v)
+    assert function.ir().count('strategy="attention_backward"') == 1
+    leaves = [torch.tensor(x.astype(np.float64), requires_grad=True) for x in (q, k, v)]
+    heads = [x.transpose(1, 2) for x in leaves]
+    y = torch.softmax(heads[0] @ heads[1].mT / 4, -1) @ heads[2]
+    expected = torch.autograd.grad(y.transpose(1, 2), leaves, torch.tensor(g.astype(np.float64)))
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), rtol=2e-5, atol=2e-5)

@@ -18,7 +18,7 @@ from ds_compiler.ir import Block, Operation, Region, Value
 from ds_compiler.ops.contraction import DotGeneral
 from ds_compiler.ops.control import Composite, Yield
 from ds_compiler.ops.derivatives.rules import Cotangents, rule_of
-from ds_compiler.ops.derivatives.terms import Terms
+from ds_compiler.ops.derivatives.terms import Terms, inverse
 from ds_compiler.ops.elementwise import Predicate, Select
 from ds_compiler.ops.reduction import Reduce
 from ds_compiler.ops.shape import Broadcast, Reshape
@@ -152,7 +152,21 @@ def attention_gradient(
     mapping: dict[Value, Value] = dict(zip(old.arguments, block.arguments))
     _derive(body, parts, mapping, block.arguments[-3:])
     composite = Composite(given, Region(block), "attention_backward", op.options)
-    return terms.insert(composite).results  # type: ignore[return-value]
+    gradients = terms.insert(composite).results
+    orders = [_rows_last(v, axis) for v, axis in _walked_by_rows(parts)]
+    q, k, v = (terms.transpose(r, inverse(order)) for r, order in zip(gradients, orders, strict=True))
+    return q, k, v
+
+
+def _walked_by_rows(parts: Attention) -> list[tuple[Value, int]]:
+    """Q, K and V, and the axis along which each has the elements of a query, key or value."""
+    axes = (parts.first.lhs_contract[0], parts.first.rhs_contract[0], parts.product.rhs_free[0])
+    return list(zip(parts.operands, axes, strict=True))
+
+
+def _rows_last(value: Value, axis: int) -> tuple[int, ...]:
+    """The permutation that makes `axis` the last."""
+    return (*(a for a in range(value.type.rank) if a != axis), axis)
 
 
 def _derive(b: Terms, parts: Attention, mapping: dict[Value, Value], given: Iterable[Value]) -> None:
@@ -190,7 +204,9 @@ def _derive(b: Terms, parts: Attention, mapping: dict[Value, Value], given: Iter
     first = mapping[parts.first.result].defining_op
     assert isinstance(first, DotGeneral)
     of_q, of_k = _of_product(b, first, cotangents[parts.first.result])
-    b.insert(Yield((of_q, of_k, of_v)))
+    orders = [_rows_last(v, axis) for v, axis in _walked_by_rows(parts)]
+    gradients = zip((of_q, of_k, of_v), orders, strict=True)
+    b.insert(Yield(tuple(b.transpose(x, order) for x, order in gradients)))
     _drop_unread(b)
 
 
