@@ -16,7 +16,8 @@ HEAD = """# ONNX operators
 Made by `make docs` from the importer's table of operators and from the outcome of ONNX's backend test suite that
 `make conformance` stored. Every case is compiled to native code and run; outputs must agree in element type, shape and
 value, within the suite's own tolerances. Excluded cases are not expected to pass; each has its reason in
-`tests/conformance/exclusions.toml`.
+`tests/conformance/exclusions.toml`. The cases that its table `random` lists count as passed by type and shape alone:
+ONNX does not define their values.
 
 Axes and steps that a case feeds as inputs are fixed when it first runs (a program for each value).
 """
