@@ -9,9 +9,10 @@ import torch
 
 from ds_compiler.frontends.torch.emitter import Emitter, Operand, axis_of
 from ds_compiler.frontends.torch.registry import aten
-from ds_compiler.ir import Value
+from ds_compiler.ir import Dim, Value
+from ds_compiler.ir.dims import product
 from ds_compiler.ir.dtypes import bool_, i64
-from ds_compiler.ops import Gather, GatherND, ScatterElements, ScatterND
+from ds_compiler.ops import Cumulative, Gather, GatherND, ScatterElements, ScatterND
 
 
 @aten("aten.embedding.default")
@@ -133,6 +134,32 @@ def unsafe_index_put(
     result = e.emit(ScatterND(moved, _points(e, x, axes, given), updates, mode))
     back = [(*axes, *others).index(a) for a in range(x.type.rank)]
     return e.transpose(result, back)
+
+
+@aten("aten.masked_scatter.default", when=lambda node: node.args[2].meta["val"].numel() != 0)
+def masked_scatter(e: Emitter, x: Value, mask: Value, source: Value) -> Value:
+    """Where the mask holds, the source's elements one after the other."""
+    mask = e.broadcast_to(mask, e.result.shape)
+    place = e.reshape(_ranks(e, mask), e.result.shape)
+    e.check_indices(place, source.type.elements, 0)
+    taken = e.emit(Gather(e.reshape(source, (source.type.elements,)), place, 0))
+    return e.select(mask, taken, e.broadcast_to(x, e.result.shape))
+
+
+@aten("aten.masked_scatter_backward.default")
+def masked_scatter_backward(e: Emitter, grad: Value, mask: Value, sizes: Sequence[Dim]) -> Value:
+    """The gradients under the mask, one after the other, then zeros."""
+    mask = e.broadcast_to(mask, grad.type.shape)
+    kept = e.select(mask, grad, e.full(0, grad.type))
+    into = e.full(0, grad.type.with_shape((product(tuple(sizes)),)))
+    total = (grad.type.elements,)
+    return e.reshape(e.emit(ScatterElements(into, _ranks(e, mask), e.reshape(kept, total), 0, "add")), e.result.shape)
+
+
+def _ranks(e: Emitter, mask: Value) -> Value:
+    """Flat: for an element under the mask how many are in front of it there, else 0."""
+    flat = e.cast(e.reshape(mask, (mask.type.elements,)), i64)
+    return e.binary("mul", e.binary("sub", e.emit(Cumulative(flat, 0, "sum")), 1), flat)
 
 
 @aten("aten.scatter.src")

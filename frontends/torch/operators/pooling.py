@@ -214,23 +214,27 @@ def avg_pool_backward(
     return e.cast(e.conform(result, x.type.with_dtype(result.type.dtype)), x.type.dtype)
 
 
-@aten("aten._adaptive_avg_pool2d.default")
+@aten("aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default")
 def adaptive_avg_pool(e: Emitter, x: Value, output_size: Sequence[Dim]) -> Value:
     """Windows of unequal size as a product with a matrix of shares along each axis."""
-    lead = x.type.rank - 2
+    axes = _pooled(e, x)
     if all(d == 1 for d in output_size):
-        return e.reduce(x, (lead, lead + 1), "mean", True)
+        return e.reduce(x, axes, "mean", True)
     result = e.wide(x)
-    for axis in (lead, lead + 1):
+    for axis in axes:
         result = _averaged(e, result, axis, e.result.shape[axis], x.type.shape[axis], False)
     return e.cast(result, x.type.dtype)
 
 
-@aten("aten._adaptive_avg_pool2d_backward.default")
+def _pooled(e: Emitter, x: Value) -> tuple[int, ...]:
+    """The spatial axes of the current operator."""
+    return tuple(range(x.type.rank - (2 if "pool2d" in e.location.kind else 3), x.type.rank))
+
+
+@aten("aten._adaptive_avg_pool2d_backward.default", "aten._adaptive_avg_pool3d_backward.default")
 def adaptive_avg_pool_backward(e: Emitter, grad: Value, x: Value) -> Value:
-    lead = x.type.rank - 2
     result = e.wide(grad)
-    for axis in (lead, lead + 1):
+    for axis in _pooled(e, x):
         out = grad.type.shape[axis]
         if out == 1:
             result = e.binary(

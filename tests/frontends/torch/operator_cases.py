@@ -133,6 +133,7 @@ CASES: dict[str, Case] = {
     "index_put": (lambda x, y: _put(x, y), (A, (2, 3, 4, 5))),
     "index_add": (lambda x, y: x.index_add(1, I[0], y, alpha=2), (A, (3, 3, 5))),
     "masked_assignment": (lambda x: _masked(x), (A,)),
+    "masked_scatter": (lambda x, y: x.masked_scatter(x > 0.3, y), (A, (5, 4, 3))),
     "topk": (lambda x: (x.topk(2, 1)[0], x.topk(3, largest=False)[1]), (A,)),
     "sort": (lambda x: (x.sort(1)[0], x.sort(-1, descending=True)[1], x.argsort(0)), (A,)),
     "cross_entropy": (
@@ -174,6 +175,10 @@ CASES: dict[str, Case] = {
     "adaptive_avg_pool2d": (
         lambda x: (F.adaptive_avg_pool2d(x, 1), F.adaptive_avg_pool2d(x, (3, 5)), F.adaptive_avg_pool2d(x, 9)),
         ((2, 3, 9, 9),),
+    ),
+    "adaptive_avg_pool3d": (
+        lambda x: (F.adaptive_avg_pool3d(x, 1), F.adaptive_avg_pool3d(x, (2, 3, 5))),
+        ((2, 3, 4, 9, 7),),
     ),
     "interpolate": (
         lambda x: (
