@@ -122,7 +122,7 @@ def choose_schedule(
     partial = scratch and (k is None or k > kc)
     rows_of_a = target.l2_bytes // 2 // (max(kc, 1) * size)
     mc = max(4, rows_of_a // mr)
-    blocks = 0
+    tiles = blocks = 0
     if m is not None:
         tiles = sum(times for _, times in split_rows(m, mr))
         blocks = max(1, -(-tiles // mc))
@@ -133,8 +133,10 @@ def choose_schedule(
         panels = max(1, -(-n // nr))
         nc = -(-panels // -(-panels // nc))
     depth = _round_up(kc, lanes)
-    if partial and k is not None and blocks > 1 and nc * nr * k * size <= _MOST_PACKED:
+    if pack_b and partial and k is not None and blocks > 1 and nc * nr * k * size <= _MOST_PACKED:
         depth = _round_up(k, lanes)
+        if nc * nr * kc * size <= target.l2_bytes:  # a pass over B stays there beside half as much of A
+            mc = -(-tiles // (2 * blocks))
     reused = n is None or n >= 4 * nr
     long = n is not None and k is not None and n >= 768 and k >= 512
     copy_a = scratch and ((a_layout == "columns" and reused) or (a_layout == "rows" and long))
