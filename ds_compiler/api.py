@@ -88,7 +88,8 @@ def compile(
     Args:
         model: path of an ONNX model or of IR text (``.dsir``), a serialised model, a message, an IR module (which is
             not changed), a function of arrays and nested structures of them, an `nn.Model`, or a `torch.nn.Module`.
-        target: ``cpu`` is this machine; or an x86-64 level (``x86-64-v3``), to save an artifact for others.
+        target: ``cpu`` is this machine; or an x86-64 level (``x86-64-v3``), to save an artifact for others;
+            or, for a model, a GPU (``cuda:90``, ``hip:gfx942``): its kernels can be looked at where there is none.
         threads: how many a call uses; by default one for each core.
         dims: sizes to fix, by the name of the model's dimension. All others stay open: one program serves them all.
         cache: whether to look into the compile cache and fill it, or the folder to use for that.
@@ -105,7 +106,8 @@ def compile(
         precision, memory_budget, mesh: not built yet.
 
     Returns:
-        `CompiledModel`; for an ONNX model with sequences, optionals or open ranks among its inputs, or that reads axes
+        `CompiledModel`; for a GPU `GpuModel`;
+        for an ONNX model with sequences, optionals or open ranks among its inputs, or that reads axes
         or positions from them, `SpecializedModel`, which is called alike; for a function or an `nn.Model`
         `CompiledFunction`; for a PyTorch module `ds_compiler.torch.ExportedModule`.
 
@@ -132,6 +134,14 @@ def compile(
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     shared: dict[str, Any] = {"target": target, "threads": threads, "cache": cache, "passes": passes, "verify": verify}
+    if target.startswith(("cuda", "hip")):
+        if kind != "model":
+            from ds_compiler.ir.errors import CompileError
+
+            raise CompileError(f"compile() for target='{target}' takes models yet, no functions or modules")
+        from ds_compiler.gpu import build_for_gpu
+
+        return build_for_gpu(Source.of(model, dims), target, "default" if passes is None else passes, verify)
     if kind == "model":
         return _compile_model(Source.of(model, dims), shared)
     if kind == "module":

@@ -79,7 +79,7 @@ def build(source: Source, target_name: str, passes: str, verify: bool) -> Built:
         by_pass: dict[str, float] = {}
         rooms.run(module, invocations, verify=verify, timing=by_pass)
         seconds["passes"] = time.perf_counter() - imported
-        compiled = compile_module(module, target, name=source.name, version=_version())
+        compiled = compile_module(module, target, name=source.name, version=version())
     seconds.update(compiled.seconds)
     account = {
         "name": source.name,
@@ -121,10 +121,11 @@ def _verify(module: Module) -> None:
     verify(module)
 
 
-def _version() -> str:
-    from importlib.metadata import version
+def version() -> str:
+    """The project's version."""
+    from importlib import metadata
 
-    return version("ds_compiler")
+    return metadata.version("ds_compiler")
 
 
 def _total(compiled: Compiled, what: str) -> str:

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ds_compiler.backends.llvm.attention_backward import BackwardOperands, BackwardPlan, emit_attention_backward
-from ds_compiler.backends.llvm.attention_kernel import BatchEntries, index_of, load_of
+from ds_compiler.backends.llvm.attention_kernel import BatchEntries
 from ds_compiler.backends.llvm.builder import V, known
 from ds_compiler.backends.llvm.frame import KernelFrame, KernelInfo
 from ds_compiler.backends.llvm.scalars import compute_type
+from ds_compiler.backends.loops.attention import index_of, load_of
 from ds_compiler.backends.loops.causal import hides_later_keys
 from ds_compiler.backends.loops.ir import Axis, Graph, Index, Node
 from ds_compiler.backends.loops.keep import replaced

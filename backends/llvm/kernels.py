@@ -68,9 +68,10 @@ def _matmul(frame: KernelFrame) -> KernelInfo:
     """A matrix product by its schedule, or as a loop nest when its axes do not walk as one."""
     op = contraction.root_of(frame, (DotGeneral, DotInteger))
     assert isinstance(op, DotGeneral | DotInteger)
-    if matmul_form(op) is not None:
+    scheduled = op.result.type.dtype.name not in ("f16", "bf16") and op.result.type.dtype.bits > 8
+    if scheduled and matmul_form(op) is not None:
         return contraction.emit_dot(frame)
-    reason = "contracting or column axes are apart"
+    reason = "contracting or column axes are apart" if scheduled else f"no registers hold {op.result.type.dtype}"
     frame.fb.comment(f"matrix product without a schedule: {reason}")
     remarks.missed("matmul schedule", reason, frame.fusion.location)
     return _loop(frame)

@@ -53,6 +53,7 @@ class Body:
         masks: for each dimension of the tile the condition that a position exists; absent: all do.
         given: values of nodes that are not computed here (sums of a product).
         reduced: results of the reductions so far.
+        narrow: loads keep the type that they have in memory (operands of tensor cores).
     """
 
     def __init__(self, writer: Writer, buffers: Sequence[Buffer], shape: Sequence[int], *, wide: bool) -> None:
@@ -61,6 +62,7 @@ class Body:
         self.masks: dict[int, str] = {}
         self.given: dict[Node, Block] = {}
         self.reduced: dict[int, Block] = {}
+        self.narrow = False
         self._guards: list[Block] = []
         self._scopes: list[dict[object, Block]] = [{}]
 
@@ -232,7 +234,7 @@ class Body:
         dims = at.dims.union(*(c.dims for c in conditions))
         pointer = f"{source.name} + {_closed(at.text)}" if at.text != "0" else source.name
         text = self.load_text(pointer, at.dims, conditions, dims)
-        return Block(self.writer.assign("x", scalars.from_memory(text, source.type.dtype)), dims)
+        return Block(self.writer.assign("x", text if self.narrow else scalars.from_memory(text, dtype)), dims)
 
     def load_text(self, pointer: str, own: frozenset[int], conditions: Sequence[Block], dims: frozenset[int]) -> str:
         """A load at `pointer`, which varies along `own`, where all `conditions` hold; 0 elsewhere."""
@@ -273,6 +275,11 @@ class Body:
         low = f"({text} >= 0) & " if _may_be_negative(index) else ""
         return Block(f"{low}({text} < {size_text(extent)})", value.dims)
 
+    def pointer(self, step: Store) -> str:
+        """Where a step writes."""
+        name, at = self.buffers[step.buffer].name, self.index(step.index)
+        return f"{name} + {_closed(at.text)}" if at.text != "0" else name
+
     def store(self, step: Store) -> None:
         """Write a step's value here, wherever positions exist."""
         target = self.buffers[step.buffer]
@@ -285,7 +292,7 @@ class Body:
         mask = self.mask(dims)
         if mask is None and dims != at.dims:
             mask = Block("True")
-        pointer = f"{target.name} + {_closed(at.text)}" if at.text != "0" else target.name
+        pointer = self.pointer(step)
         if dims != at.dims:
             pointer = f"{pointer} + tl.zeros({self.shape_text(dims)}, tl.int32)"
         stored = scalars.to_memory(_closed(value.text), dtype)

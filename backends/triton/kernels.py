@@ -6,25 +6,32 @@ Several kernels where parts must follow one another: a scatter copies first; a c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.inplace import inplace_results
-from ds_compiler.backends.loops.ir import Kernel, Nest
+from ds_compiler.backends.loops.ir import Kernel
 from ds_compiler.backends.loops.nests import lower_loops
 from ds_compiler.backends.loops.signature import symbols_in
 from ds_compiler.backends.triton import scalars
+from ds_compiler.backends.triton.attention import emit_attention
 from ds_compiler.backends.triton.body import Buffer, names_of
+from ds_compiler.backends.triton.dot import find_product
 from ds_compiler.backends.triton.loops import emit_nest
 from ds_compiler.backends.triton.sizes import symbol_parameter
+from ds_compiler.backends.triton.target import GpuTarget
 from ds_compiler.backends.triton.tile import Grid
+from ds_compiler.backends.triton.top_k import emit_top_k
 from ds_compiler.backends.triton.writer import Writer
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Fusion
 
 _WIDE = 1 << 31
+
+#: Fusions that are no loop nests.
+_WHOLE: dict[str, Callable[..., Grid]] = {"top_k": emit_top_k, "attention": emit_attention}
 
 
 @dataclass(frozen=True)
@@ -62,43 +69,43 @@ class FusionKernels:
     inplace: dict[int, tuple[int, ...]]
 
 
-def emit_kernels(fusion: Fusion, name: str) -> FusionKernels:
+def emit_kernels(fusion: Fusion, name: str, target: GpuTarget) -> FusionKernels:
     """The sources for a fusion.
 
     Raises:
         CompileError: an operation or element type has no code; names the node.
     """
+    block = fusion.body.block
+    types = [a.type for a in block.arguments] + [o.type for o in block.terminator.operands]
+    buffers = names_of(types, len(block.arguments))
+    wide = _is_wide(buffers)
     try:
+        if fusion.strategy in _WHOLE:
+            writer = Writer(target)
+            grid = _WHOLE[fusion.strategy](writer, buffers, fusion, wide=wide)
+            return FusionKernels((_source(fusion, name, writer, buffers, grid),), {})
         kernel = collapse(lower_loops(fusion))
-        buffers = names_of(kernel.buffers, kernel.inputs)
         sources = []
         for number, nest in enumerate(kernel.nests):
             title = name if len(kernel.nests) == 1 else f"{name}_part{number}"
-            sources.append(_source(fusion, title, kernel, buffers, nest))
-        return FusionKernels(tuple(sources), inplace_results(kernel))
+            writer = Writer(target)
+            sources.append(_source(fusion, title, writer, buffers, emit_nest(writer, buffers, nest, wide=wide)))
+        return FusionKernels(tuple(sources), _inplace(kernel))
     except CompileError as error:
         if not error.location:
             error.location = fusion.location
         raise
 
 
-def _source(fusion: Fusion, name: str, kernel: Kernel, buffers: Sequence[Buffer], nest: Nest) -> KernelSource:
-    writer = Writer()
-    grid = emit_nest(writer, buffers, nest, wide=_is_wide(buffers))
+def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
+    """As the loop level allows it, except for products: other programs still read what one has written."""
+    return {} if any(find_product(nest) for nest in kernel.nests) else inplace_results(kernel)
+
+
+def _source(fusion: Fusion, name: str, writer: Writer, buffers: Sequence[Buffer], grid: Grid) -> KernelSource:
+    """The file around a body."""
     parameters = [Parameter(b.name, f"*{scalars.memory_type(b.type.dtype)}", buffer=n) for n, b in enumerate(buffers)]
     parameters += [Parameter(symbol_parameter(s), "i64", symbol=s) for s in symbols_in(fusion)]
-    return finish(fusion, name, writer, tuple(parameters), buffers, grid)
-
-
-def finish(
-    fusion: Fusion,
-    name: str,
-    writer: Writer,
-    parameters: tuple[Parameter, ...],
-    buffers: Sequence[Buffer],
-    grid: Grid,
-) -> KernelSource:
-    """The file around a body."""
     nodes = ", ".join(fusion.location.names) or fusion.strategy
     lines = [f"{b.name}: {b.type}" for b in buffers]
     signature = ", ".join(p.name for p in parameters)
@@ -110,7 +117,7 @@ def finish(
         "import triton\nimport triton.language as tl\n\nfrom ds_compiler.backends.triton import library\n\n\n"
         f"@triton.jit\ndef {full}({signature}):\n{body}"
     )
-    return KernelSource(full, text, parameters, grid.programs, grid.num_warps, grid.num_stages)
+    return KernelSource(full, text, tuple(parameters), grid.programs, grid.num_warps, grid.num_stages)
 
 
 def _escaped(text: str) -> str:

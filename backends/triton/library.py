@@ -187,7 +187,7 @@ def integer_power(a, b):
     """a**b of integers, wrapping; a negative exponent gives 0 unless the base is 1 or -1."""
     result = (a * 0 + 1).to(a.dtype)
     factor, rest = a, b
-    for _ in tl.static_range(b.dtype.primitive_bitwidth):
+    for _ in range(b.dtype.primitive_bitwidth):
         result = tl.where((rest & 1) != 0, result * factor, result)
         factor = factor * factor
         rest = rest >> 1
@@ -279,3 +279,17 @@ def remainder(a, b):
 def integer_divide(a, b):
     """Towards zero; 0 where the divisor is 0."""
     return tl.where(b == 0, 0, a // tl.where(b == 0, 1, b))
+
+
+# -- order -------------------------------------------------------------------------------------
+@triton.jit
+def comes_before(a, i, b, j, largest: tl.constexpr):
+    """Whether `a` at position `i` comes before `b` at `j` among the largest (or smallest); NaN is above all numbers."""
+    if a.dtype == tl.int1:
+        above = a & (b == 0)
+        below = b & (a == 0)
+    else:
+        above = (a > b) | ((a != a) & (b == b))
+        below = (a < b) | ((b != b) & (a == a))
+    first = above if largest else below
+    return first | ((above == 0) & (below == 0) & (i < j))

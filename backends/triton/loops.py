@@ -10,10 +10,14 @@ from collections.abc import Sequence
 
 from ds_compiler.backends.loops.ir import Axis, Nest, Reduction, Running, Store
 from ds_compiler.backends.loops.tiling import find_tiling
-from ds_compiler.backends.triton.body import Buffer
+from ds_compiler.backends.triton import scalars
+from ds_compiler.backends.triton.body import Block, Body, Buffer
+from ds_compiler.backends.triton.dot import emit_dot, find_product
 from ds_compiler.backends.triton.rows import emit_rows
+from ds_compiler.backends.triton.sizes import size_text
 from ds_compiler.backends.triton.tile import Grid, TileDim, enter, power_of_two, warps_for
 from ds_compiler.backends.triton.writer import Writer
+from ds_compiler.ir.dims import product
 from ds_compiler.ir.errors import CompileError
 
 _TILE = 1024  # elements: 8 a thread with 4 warps, two 16-byte loads of f32
@@ -28,6 +32,9 @@ def emit_nest(writer: Writer, buffers: Sequence[Buffer], nest: Nest, *, wide: bo
     Raises:
         CompileError: the nest's steps have no schedule.
     """
+    found = find_product(nest)
+    if found is not None:
+        return emit_dot(writer, buffers, found, wide=wide)
     if nest.inner or any(isinstance(s, Reduction | Running) for s in nest.steps):
         return emit_rows(writer, buffers, nest, wide=wide)
     if nest.serial and not _order_is_free(nest, buffers):
@@ -81,5 +88,22 @@ def _order_is_free(nest: Nest, buffers: Sequence[Buffer]) -> bool:
 
 
 def _emit_serial(writer: Writer, buffers: Sequence[Buffer], nest: Nest, *, wide: bool) -> Grid:
-    """One program, one point after the other."""
-    raise CompileError("a scatter that multiplies, or into narrow integers, has no GPU schedule")
+    """One program, one point after the other: slow, but the only order in which all combinations are right."""
+    body = Body(writer, buffers, (), wide=wide)
+    total = product(tuple(a.extent for a in nest.outer))
+    point = writer.fresh("point")
+    with writer.block(f"for {point} in range(0, {size_text(total)})"), body.scope():
+        body.place(nest.outer, Block(point))
+        for step in nest.steps:
+            if not isinstance(step, Store):
+                raise CompileError(f"{type(step).__name__} without inner axes has no schedule")
+            dtype = buffers[step.buffer].type.dtype
+            old = Block(writer.assign("old", scalars.from_memory(f"tl.load({body.pointer(step)})", dtype)))
+            value = body.materialised(body.emit(step.value), dtype)
+            mode = step.mode
+            if dtype.kind == "b":
+                mode = {"add": "max", "mul": "min"}.get(mode, mode)
+            new = writer.assign("new", scalars.binary(mode, old.text, value.text, dtype))
+            writer.line(f"tl.store({body.pointer(step)}, {scalars.to_memory(new, dtype)})")
+            writer.line("tl.debug_barrier()")  # every thread loads what one of them has stored
+    return Grid(1, num_warps=1)

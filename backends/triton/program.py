@@ -1,7 +1,8 @@
 """A fused module as a GPU program: kernels, the arena's plan, the steps in order.
 
 Fusion, memory plan, constants, checks and descriptions are those of the CPU back end; what differs is that the program
-is a list of launches and not code. Control flow would need the host to read the device's memory: not supported yet.
+is a list of launches and not code. What a check says is looked at when the program has ended: kernels clamp indices, so
+that nothing goes wrong before. Control flow would need the host to read the device's memory: not supported yet.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from ds_compiler.backends.constants import ConstantPool
 from ds_compiler.backends.describe import describe_arguments, describe_kernel, describe_results, program_symbols
 from ds_compiler.backends.loops.signature import kernel_key, kernel_name
 from ds_compiler.backends.triton.kernels import FusionKernels, KernelSource, emit_kernels
+from ds_compiler.backends.triton.target import GpuTarget
 from ds_compiler.ir import Module, Operation, Value
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.ops import Assume, Constant, Fusion, Reshape, Return, Size
+from ds_compiler.ops import Assume, Check, Constant, Fusion, Reshape, Return, Size
+from ds_compiler.passes.arena import ALIGNMENT
 from ds_compiler.passes.buffers import Buffer, Output, Where
 from ds_compiler.passes.memory_plan import MemoryPlan, plan_memory
 from ds_compiler.runtime.cuda.plan import Copy, GpuProgram, Kernel, Launch, Place, SetSize, Step
@@ -33,7 +36,7 @@ class Lowered:
     plan: MemoryPlan
 
 
-def lower(module: Module, target: str, *, name: str = "", version: str = "") -> Lowered:
+def lower(module: Module, target: GpuTarget, *, name: str = "", version: str = "") -> Lowered:
     """The GPU program of a fused module.
 
     Raises:
@@ -41,7 +44,7 @@ def lower(module: Module, target: str, *, name: str = "", version: str = "") -> 
     """
     function = module.main
     for op in function.block:
-        if not isinstance(op, (*_PLACES, Fusion, Size)):
+        if not isinstance(op, (*_PLACES, Check, Fusion, Size)):
             raise CompileError(
                 f"the GPU back end does not support '{op.mnemonic}' yet",
                 location=op.location,
@@ -53,7 +56,7 @@ def lower(module: Module, target: str, *, name: str = "", version: str = "") -> 
     for fusion in fusions:
         key = kernel_key(fusion)
         if key not in by_key:
-            by_key[key] = emit_kernels(fusion, kernel_name(fusion, len(by_key)))
+            by_key[key] = emit_kernels(fusion, kernel_name(fusion, len(by_key)), target)
         kernels[fusion] = by_key[key]
     plan = plan_memory(function, {f: k.inplace for f, k in kernels.items()})
     constraints, checks = collect_checks(function, plan.buffers.bound)
@@ -67,15 +70,16 @@ def lower(module: Module, target: str, *, name: str = "", version: str = "") -> 
         outputs=describe_results(function),
         symbols=program_symbols(function, plan.buffers.bound),
         constraints=constraints,
-        arena=str(plan.arena),
+        arena=str(plan.arena + emitter.scalar_bytes),
         kernels=tuple(describe_kernel(f) for f in fusions),
         constants=constants.describe(),
         constants_bytes=constants.size,
-        arch=target,
+        checks=tuple(emitter.messages),
+        arch=str(target),
         name=name,
         version=version,
     )
-    return Lowered(GpuProgram(target, manifest, tuple(emitter.kernels), tuple(emitter.steps)), constants, plan)
+    return Lowered(GpuProgram(str(target), manifest, tuple(emitter.kernels), tuple(emitter.steps)), constants, plan)
 
 
 class _Steps:
@@ -85,18 +89,33 @@ class _Steps:
         self.steps: list[Step] = []
         self._numbers: dict[str, int] = {}
         self._slots = 0
+        self._scalars: dict[Buffer, int] = {}
+        self.messages: list[str] = []
+
+    @property
+    def scalar_bytes(self) -> int:
+        """Bytes behind the planned arena, for sizes that kernels read."""
+        return ALIGNMENT * len(self._scalars)
 
     def run(self, terminator: Operation, ops: list[Operation]) -> None:
         own = self.plan.buffers.own
         for op in ops:
             if isinstance(op, Fusion):
                 self._launch(op)
+            elif isinstance(op, Check):
+                self._check(op)
             elif isinstance(op, Size):
                 self.steps.append(SetSize(self._place(own[op.result]), str(op.dim)))
         for index, (value, how) in enumerate(zip(terminator.operands, self.plan.buffers.outputs, strict=True)):
             if how is Output.COPY:
                 target = Place("output", index=index)
                 self.steps.append(Copy(target, self._value(value), str(value.type.bytes)))
+
+    def _check(self, op: Check) -> None:
+        """Keep the condition until the program has ended, when the host looks at all of them."""
+        flag = Place("flag", str(len(self.messages)))
+        self.messages.append(f"{op.location}: {op.message}" if op.location else op.message)
+        self.steps.append(Copy(flag, self._value(op.condition), "1"))
 
     def _launch(self, fusion: Fusion) -> None:
         places: list[Place] = [self._value(v) for v in fusion.inputs]
@@ -139,4 +158,7 @@ class _Steps:
                 return Place("constant", str(self.constants.offset(buffer.constant)))
             case Where.ARENA:
                 return Place("arena", str(buffer.offset))
+            case Where.PRIVATE:
+                number = self._scalars.setdefault(buffer, len(self._scalars))
+                return Place("arena", str(self.plan.arena + ALIGNMENT * number))
         raise CompileError(f"the GPU back end has no memory of the kind '{buffer.where.value}' yet")

@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ds_compiler.backends.triton.target import GpuTarget
+
 _WIDTH = 110
 
 
 class Writer:
-    """Collects the lines of one function's body."""
+    """Collects the lines of one function's body, for a target."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: GpuTarget) -> None:
+        self.target = target
         self.lines: list[str] = []
         self._depth = 1
         self._counts: dict[str, int] = {}

@@ -52,7 +52,7 @@ EXPENSIVE_FLOPS = 4
 
 def contraction_strategy(op: Operation) -> str | None:
     match op:
-        case DotGeneral() if op.result.type.dtype.name in ("f32", "f64"):
+        case DotGeneral() if op.result.type.dtype.is_float:
             return "matmul"
         case DotInteger() if _in_pairs(op):
             return "matmul"

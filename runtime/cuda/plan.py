@@ -15,7 +15,8 @@ class Place:
     """An address: ``offset`` bytes into ``space``.
 
     Attributes:
-        space: ``input`` or ``output`` (number `index` of the call), ``constant`` (the constant block), ``arena``.
+        space: ``input`` or ``output`` (number `index` of the call), ``constant`` (the constant block), ``arena``,
+            ``flag`` (a byte for each of the manifest's checks, which must not be 0 when the program has ended).
     """
 
     space: str
@@ -38,6 +39,27 @@ class Kernel:
     signature: tuple[tuple[str, str], ...]
     num_warps: int
     num_stages: int
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kernel compiled.
+
+    Attributes:
+        name: of the function in `image`.
+        assembly: PTX (or AMD's), for people and tests.
+        image: what the driver loads.
+        threads: of one program.
+        shared: bytes of shared memory that a launch asks for.
+        scratch: bytes of global and of profile scratch that each program needs: the last two arguments of a launch.
+    """
+
+    name: str
+    assembly: str
+    image: bytes
+    threads: int
+    shared: int
+    scratch: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

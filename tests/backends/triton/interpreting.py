@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ds_compiler.backends.triton.program import Lowered, lower
+from ds_compiler.backends.triton.target import parse_target
 from ds_compiler.ir import Module
 from ds_compiler.ir.dtypes import from_numpy
 from ds_compiler.passes.fuse import fuse
@@ -64,7 +65,7 @@ def run(module: Module, *calls: Sequence[Array], max_ops: int = 64) -> tuple[Low
     """Fuse a copy of `module`, lower it, and run it on the inputs of each call."""
     fused = module.clone()
     fuse(fused, max_ops=max_ops)
-    lowered = lower(fused, "cuda:90")
+    lowered = lower(fused, parse_target("cuda:90"))
     constants = b"".join(lowered.constants.pieces())
     return lowered, [INTERPRETER(lowered, constants, inputs) for inputs in calls]
 
