@@ -68,10 +68,11 @@ def _matmul(frame: KernelFrame) -> KernelInfo:
     """A matrix product by its schedule, or as a loop nest when its axes do not walk as one."""
     op = contraction.root_of(frame, (DotGeneral, DotInteger))
     assert isinstance(op, DotGeneral | DotInteger)
-    scheduled = op.result.type.dtype.name not in ("f16", "bf16") and op.result.type.dtype.bits > 8
+    dtype = op.result.type.dtype
+    scheduled = not dtype.is_float or dtype.bits >= 32
     if scheduled and matmul_form(op) is not None:
         return contraction.emit_dot(frame)
-    reason = "contracting or column axes are apart" if scheduled else f"no registers hold {op.result.type.dtype}"
+    reason = "contracting or column axes are apart" if scheduled else f"no registers hold {dtype}"
     frame.fb.comment(f"matrix product without a schedule: {reason}")
     remarks.missed("matmul schedule", reason, frame.fusion.location)
     return _loop(frame)

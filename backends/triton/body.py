@@ -215,6 +215,8 @@ class Body:
         match node.op:
             case "cast":
                 return scalars.cast(texts[0], source, node.dtype)
+            case "bitcast":
+                return scalars.bitcast(texts[0], source, node.dtype)
             case "select":
                 return f"tl.where({', '.join(texts)})"
         if node.op in BINARY:

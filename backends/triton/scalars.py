@@ -180,3 +180,8 @@ def cast(x: str, source: DType, to: DType) -> str:
     if widens(to):
         return f"{x}.to({triton_type(to)}).to(tl.float32)"
     return f"{x}.to({triton_type(to)})"
+
+
+def bitcast(x: str, source: DType, to: DType) -> str:
+    """The same bits as another type of the same width."""
+    return from_memory(f"{to_memory(x, source)}.to({triton_type(to)}, bitcast=True)", to)

@@ -46,7 +46,7 @@ def test_casts(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "name"), [(c, n) for c in every.CASES for n in TYPES.get(c, every.CASES[c][2][1:2] or ("f32",))]
+    ("case", "name"), [(c, n) for c in every.CASES for n in TYPES.get(c, every.CASES[c][2][1:2] or every.CASES[c][2])]
 )
 def test_operation(case: str, name: str) -> None:
     every.test_operation(case, name)
