@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
+GPU = "Not measured: `bench/gpu_check.py`, which checks and times kernels and models on a GPU, has not run on hardware yet."
+
+
 def write(results: Path) -> None:
     """Write both tables."""
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
@@ -71,6 +74,7 @@ def results_page(found: Sequence[dict[str, Any]]) -> str:
             "error",
         ]
         parts.append(markdown(header, [row(entry, count) for entry in entries]))
+    parts += ["## GPU", GPU]
     return "\n\n".join(parts) + "\n"
 
 

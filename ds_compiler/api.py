@@ -141,7 +141,7 @@ def compile(
             raise CompileError(f"compile() for target='{target}' takes models yet, no functions or modules")
         from ds_compiler.gpu import build_for_gpu
 
-        return build_for_gpu(Source.of(model, dims), target, "default" if passes is None else passes, verify)
+        return build_for_gpu(Source.of(model, dims), target, "gpu" if passes is None else passes, verify)
     if kind == "model":
         return _compile_model(Source.of(model, dims), shared)
     if kind == "module":

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ds_compiler import passes as rooms
 from ds_compiler.backends.triton.compile import compile_kernels
 from ds_compiler.backends.triton.program import Lowered, lower
 from ds_compiler.backends.triton.target import parse_target
 from ds_compiler.ir.errors import CompileError
-from ds_compiler.runtime.cuda.plan import Code, GpuProgram, Kernel
+from ds_compiler.runtime.cuda.driver import system_driver
+from ds_compiler.runtime.cuda.executable import GpuExecutable
+from ds_compiler.runtime.cuda.plan import Code, GpuProgram, Kernel, Launch
 from ds_compiler.runtime.manifest import Tensor
 from ds_compiler.source import Source
 
@@ -64,11 +68,28 @@ class GpuModel:
     @property
     def kernels(self) -> tuple[GpuKernel, ...]:
         """The distinct kernels in the order of their first launch."""
-        from ds_compiler.runtime.cuda.plan import Launch
-
         launches = [step.kernel for step in self.program.steps if isinstance(step, Launch)]
         pairs = enumerate(zip(self.program.kernels, self._codes, strict=True))
         return tuple(GpuKernel(kernel, code, launches.count(n)) for n, (kernel, code) in pairs)
+
+    @functools.cached_property
+    def executable(self) -> GpuExecutable:
+        """The program on this machine's GPU; weights are uploaded when this is first asked for.
+
+        Raises:
+            LoadError: there is no driver, no GPU, or one that cannot run the code.
+        """
+        return GpuExecutable(self.program, self._codes, self._constants)
+
+    def __call__(self, /, *inputs: Any, stream: int | None = None, **named: Any) -> dict[str, Any]:
+        """Outputs by name; see `ds_compiler.runtime.cuda.executable.GpuExecutable`.
+
+        Raises:
+            LoadError: as `executable`.
+            InputError: names, element types or shapes do not match.
+            ExecutionError: the driver reports an error, memory does not suffice, or a check of the program failed.
+        """
+        return self.executable(*inputs, stream=stream, **named)
 
     def write(self, folder: Path, kinds: tuple[str, ...]) -> list[Path]:
         """Write a file for each kernel and kind.
@@ -91,13 +112,16 @@ class GpuModel:
 
 
 def build_for_gpu(source: Source, target_name: str, passes: str, verify: bool) -> GpuModel:
-    """Compile.
+    """Compile. ``cuda`` is this machine's GPU.
 
     Raises:
         CompileError: the target is unknown, or the model holds what is not supported on it.
+        LoadError: the target is ``cuda``, and this machine has no GPU.
     """
     from ds_compiler.build import pipeline, version
 
+    if target_name == "cuda":
+        target_name = f"cuda:{system_driver().capability}"
     try:
         target = parse_target(target_name)
     except ValueError as error:

@@ -49,40 +49,42 @@ _MOST_SEARCHED = 64  # values looked at between the softmax and the product of Q
 
 
 @register("attention")
-def outline_attention(module: Module) -> None:
-    """Turn softmax(f(Q·Kᵀ))·V into a composite called attention; near misses are remarks.
+def outline_attention(module: Module, *, narrow: bool = False) -> None:
+    """Turn softmax(f(Q·Kᵀ))·V into a composite called attention; near misses are remarks. `narrow`: of the element
+    types that GPUs multiply (f32, f16, bf16), instead of f32 and f64.
 
     %3 = dot_general %q, %k
     %4 = softmax %3                →    %5 = composite(%q, %k, %v) callee=attention { … }
     %5 = dot_general %4, %v
     """
     for function in module.functions.values():
-        outline_in(function.block)
+        outline_in(function.block, narrow=narrow)
     eliminate_dead_code(module)
 
 
-def outline_in(block: Block, *, views: bool = True) -> None:
+def outline_in(block: Block, *, views: bool = True, narrow: bool = False) -> None:
     """Outline what is attention in a block and the blocks inside of it.
 
     Args:
         views: read through transposes, slices and regroupings of Q, K and V; otherwise they are the composite's inputs.
+        narrow: see `outline_attention`.
     """
     for op in list(block):
         if isinstance(op, DotGeneral):
-            _try(op, views)
+            _try(op, views, narrow)
         elif isinstance(op, Composite):
             if views and op.callee in ("attention", "attention_backward"):
                 with_views(op)
         elif not isinstance(op, Fusion):
             for region in op.regions:
-                outline_in(region.block, views=views)
+                outline_in(region.block, views=views, narrow=narrow)
 
 
 class _NoMatch(Exception):
     """Why something that began like attention is not."""
 
 
-def _try(product: DotGeneral, views: bool) -> None:
+def _try(product: DotGeneral, views: bool, narrow: bool) -> None:
     if _softmax(product.rhs) is not None and _softmax(product.lhs) is None:
         remarks.missed("attention", "the softmax is the product's right operand", product.location)
         return
@@ -94,7 +96,7 @@ def _try(product: DotGeneral, views: bool) -> None:
     softmax = _softmax(product.lhs)
     assert softmax is not None
     try:
-        attention = _match(product, softmax, views)
+        attention = _match(product, softmax, views, narrow)
     except _NoMatch as why:
         remarks.missed("attention", str(why), product.location)
         return
@@ -303,14 +305,14 @@ class _Attention:
         return mapping[value]
 
 
-def _match(product: DotGeneral, softmax: _Softmax, views: bool) -> _Attention:
+def _match(product: DotGeneral, softmax: _Softmax, views: bool, narrow: bool) -> _Attention:
     """The attention that ends in `product`. Raises `_NoMatch`."""
     chain = _chain(softmax.scores, set())
     if chain is None:
         raise _NoMatch("the softmax's argument does not come from one product")
     first = chain[0]
     assert isinstance(first, DotGeneral)
-    _check_products(first, product)
+    _check_products(first, product, narrow)
     outlined = {*chain, *softmax.ops, product}
     for op in outlined - {product}:
         if any(user not in outlined for r in op.results for user in r.users):
@@ -333,9 +335,10 @@ def _match(product: DotGeneral, softmax: _Softmax, views: bool) -> _Attention:
     return _Attention(first, product, sources, q.factor * k.factor, aliases)
 
 
-def _check_products(first: DotGeneral, product: DotGeneral) -> None:
+def _check_products(first: DotGeneral, product: DotGeneral, narrow: bool) -> None:
     """One query axis, one key axis (the last), one depth, one value axis, the rest batch. Raises `_NoMatch`."""
-    if first.result.type.dtype.name not in ("f32", "f64"):
+    known = ("f32", "f16", "bf16") if narrow else ("f32", "f64")
+    if first.result.type.dtype.name not in known:
         raise _NoMatch(f"its element type is {first.result.type.dtype}")
     if len(first.lhs_free) != 1 or len(first.rhs_free) != 1 or len(first.lhs_contract) != 1:
         raise _NoMatch("the first product has several query, key or depth axes")

@@ -28,28 +28,29 @@ from ds_compiler.passes.matching import walks_as_one
 
 
 @register("fuse")
-def fuse(module: Module, *, max_ops: int = 64) -> None:
-    """Form kernels in every block; `max_ops` bounds the operations of one."""
+def fuse(module: Module, *, max_ops: int = 64, whole: str = WHOLE) -> None:
+    """Form kernels in every block; `max_ops` bounds the operations of one, `whole` names the composites that are one
+    kernel each (others become what they mean)."""
     for function in module.functions.values():
-        _fuse_block(function.block, max_ops)
+        _fuse_block(function.block, max_ops, frozenset(whole.split()))
 
 
-def _fuse_block(block: Block, max_ops: int) -> None:
+def _fuse_block(block: Block, max_ops: int, whole: frozenset[str]) -> None:
     for op in block:
         if not isinstance(op, Fusion | Composite):
             for region in op.regions:
-                _fuse_block(region.block, max_ops)
-    _inline_unknown(block)
+                _fuse_block(region.block, max_ops, whole)
+    _inline_unknown(block, whole)
     _absorb_transposes(block)
     grouping = Grouping(block, max_ops)
     _form_groups(grouping)
     rewrite(grouping)
 
 
-def _inline_unknown(block: Block) -> None:
+def _inline_unknown(block: Block, whole: frozenset[str]) -> None:
     """Composites that no kernel computes as a whole become what they mean."""
     for composite in list(block):
-        if isinstance(composite, Composite) and composite.callee not in WHOLE:
+        if isinstance(composite, Composite) and composite.callee not in whole:
             before = Builder(before=composite)
             composite.replace_with(*inline(composite, before.insert, {}))
 

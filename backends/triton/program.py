@@ -18,12 +18,13 @@ from ds_compiler.backends.triton.target import GpuTarget
 from ds_compiler.ir import Module, Operation, Value
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Assume, Check, Constant, Fusion, Reshape, Return, Size
-from ds_compiler.passes.arena import ALIGNMENT
+from ds_compiler.passes.arena import ALIGNMENT, nominal
 from ds_compiler.passes.buffers import Buffer, Output, Where
 from ds_compiler.passes.memory_plan import MemoryPlan, plan_memory
 from ds_compiler.runtime.cuda.plan import Copy, GpuProgram, Kernel, Launch, Place, SetSize, Step
 from ds_compiler.runtime.manifest import Manifest
 
+_LARGEST = 3
 _PLACES = (Constant, Reshape, Assume, Return)  # they make no code
 
 
@@ -79,7 +80,14 @@ def lower(module: Module, target: GpuTarget, *, name: str = "", version: str = "
         name=name,
         version=version,
     )
-    return Lowered(GpuProgram(str(target), manifest, tuple(emitter.kernels), tuple(emitter.steps)), constants, plan)
+    program = GpuProgram(str(target), manifest, tuple(emitter.kernels), tuple(emitter.steps), _largest(fusions))
+    return Lowered(program, constants, plan)
+
+
+def _largest(fusions: list[Fusion]) -> tuple[tuple[str, str], ...]:
+    """Names and sizes of the largest intermediate values."""
+    sizes = [(str(f.location) or f.strategy, r.type.bytes) for f in fusions for r in f.results]
+    return tuple((n, str(b)) for n, b in sorted(sizes, key=lambda pair: -nominal(pair[1]))[:_LARGEST])
 
 
 class _Steps:

@@ -87,7 +87,7 @@ def compile_for_gpu(model: Path, output: Path | None, target: str, emit: str | N
     kinds = parse_kinds(emit or ",".join(KINDS), KINDS)
     folder = output or Path(f"{model.stem}-{target.replace(':', '-')}")
     with progress(f"compiling {model.name}"):
-        program = build_for_gpu(Source.of(model), target, "default", verify=False)
+        program = build_for_gpu(Source.of(model), target, "gpu", verify=False)
         paths = program.write(folder, tuple(kinds))
     total = sum(program.seconds.values())
     if as_json:

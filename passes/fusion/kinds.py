@@ -43,7 +43,7 @@ from ds_compiler.ops.elementwise import BINARY, UNARY
 ELEMENTWISE = (Unary, Binary, Compare, Predicate, Select, Cast, Bitcast)
 MOVEMENT = (Transpose, Slice, Pad, DynamicSlice, Gather, GatherElements, GatherND)
 SINK_ONLY = (Concat, ScatterND, ScatterElements, Cumulative)
-WHOLE = ("attention", "attention_backward")  # composites that are kernels
+WHOLE = "attention attention_backward"  # composites that are kernels
 CONTRACTION = (DotGeneral, DotInteger, Conv, ConvTranspose, ConvWeightGradient, Composite)
 
 # Operations whose result costs more to compute again than to load from the first-level cache.

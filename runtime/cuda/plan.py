@@ -97,9 +97,13 @@ Step = Launch | Copy | SetSize
 
 @dataclass(frozen=True)
 class GpuProgram:
-    """A whole program, without its constants' data; `manifest.kernels` are what profiles tell apart."""
+    """A whole program, without its constants' data; `manifest.kernels` are what profiles tell apart.
+
+    `largest`: names and sizes of the largest buffers in the arena, for messages.
+    """
 
     target: str
     manifest: Manifest
     kernels: tuple[Kernel, ...]
     steps: tuple[Step, ...]
+    largest: tuple[tuple[str, str], ...] = ()

@@ -35,8 +35,10 @@ class Interpreter:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, lowered: Lowered, constants: bytes, inputs: Sequence[Array]) -> list[Array]:
-        """Results of a call.
+    def __call__(
+        self, lowered: Lowered, constants: bytes, inputs: Sequence[Array], through_driver: bool = False
+    ) -> list[Array]:
+        """Results of a call, made by the runtime on a driver that interprets, or on plain memory with canaries.
 
         Raises:
             AssertionError: a kernel failed, wrote outside of its buffers, or ended the process.
@@ -46,7 +48,7 @@ class Interpreter:
             self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        pickle.dump((lowered.program, constants, list(inputs)), process.stdin)
+        pickle.dump((lowered.program, constants, list(inputs), through_driver), process.stdin)
         process.stdin.flush()
         try:
             outcome, value = pickle.load(process.stdout)

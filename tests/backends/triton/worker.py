@@ -26,9 +26,12 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-from ds_compiler.runtime.cuda.plan import Copy, GpuProgram, Launch, Place, SetSize
+from ds_compiler.runtime.cuda.driver import Driver
+from ds_compiler.runtime.cuda.executable import GpuExecutable
+from ds_compiler.runtime.cuda.plan import Code, Copy, GpuProgram, Launch, Place, SetSize
 from ds_compiler.runtime.dims import compile_sizes
 from ds_compiler.runtime.plan import Planner
+from tests.runtime.cuda.fake import FakeLibrary
 
 Array = np.ndarray[Any, Any]
 
@@ -196,6 +199,35 @@ class Run:
                 self.functions(kernel.name, kernel.source)[(grid,)](*arguments)
 
 
+def run_through_driver(program: GpuProgram, constants: bytes, inputs: list[Array], functions: Functions) -> list[Array]:
+    """The same by way of the runtime: a driver library whose memory is this process's, and whose launches interpret.
+
+    The second of two calls is the replay of a graph.
+    """
+    kernels = {k.name: k for k in program.kernels}
+
+    def launch(name: str, grid: int, parameters: list[int]) -> None:
+        kernel = kernels[name]
+        arguments = []
+        for (_, signature), address in zip(kernel.signature, parameters):
+            word = ctypes.c_uint64.from_address(address).value
+            type_ = tl.str_to_ty(signature, None)
+            data = np.array([word], np.uint64)
+            arguments.append(
+                tl.tensor(interpreter.TensorHandle(data if signature[0] == "*" else data.view(np.int64), type_), type_)
+            )
+        with np.errstate(all="ignore"):
+            functions(name, kernel.source)[(grid,)](*arguments)
+
+    codes = [Code(k.name, "", k.name.encode(), 32 * k.num_warps, 0) for k in program.kernels]
+    run = GpuExecutable(program, codes, constants, Driver(FakeLibrary(launch)))
+    first = run(*inputs) if inputs else run({})
+    again = run(*inputs) if inputs else run({})
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, again[name])
+    return list(again.values())
+
+
 class Functions:
     """Kernels' functions, each source loaded once."""
 
@@ -224,7 +256,11 @@ def serve(read: Callable[[], Any], write: Callable[[Any], None]) -> None:
             except EOFError:
                 return
             try:
-                write(("ok", Run(*request, functions).run()))
+                *call, through_driver = request
+                if through_driver:
+                    write(("ok", run_through_driver(*call, functions)))
+                else:
+                    write(("ok", Run(*call, functions).run()))
             except Exception:
                 write(("error", traceback.format_exc()))
 
