@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
-GPU = "Not measured: `bench/gpu_check.py`, which checks and times kernels and models on a GPU, has not run on hardware yet."
+GPU = (
+    "Not measured: `bench/gpu_check.py`, which checks and times kernels and models on a GPU, "
+    "has not run on hardware yet."
+)
 
 
 def write(results: Path) -> None:
