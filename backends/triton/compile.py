@@ -103,10 +103,8 @@ def _compile(kernel: Kernel, target: GpuTarget) -> Code:
         image=made.asm[image],
         threads=made.metadata.num_warps * target.warp,
         shared=made.metadata.shared,
-        scratch=(
-            made.metadata.global_scratch_size,
-            getattr(made.metadata, "profile_scratch_size", 0) or 0,
-        ),
+        # Triton 3.6 does not tell of what a target never needs.
+        scratch=tuple(getattr(made.metadata, f"{kind}_scratch_size", 0) or 0 for kind in ("global", "profile")),
     )
 
 

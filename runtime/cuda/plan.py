@@ -59,7 +59,7 @@ class Code:
     image: bytes
     threads: int
     shared: int
-    scratch: tuple[int, int] = (0, 0)
+    scratch: tuple[int, ...] = (0, 0)
 
 
 @dataclass(frozen=True)
