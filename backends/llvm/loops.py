@@ -9,6 +9,7 @@ another axis than it writes is left to `transposed`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ds_compiler.backends.llvm import scalars
 from ds_compiler.backends.llvm.body import Body
@@ -28,7 +29,18 @@ from ds_compiler.ops.reduction import identity
 _CHUNK = 4096  # elements of the vector axis that are one unit of work, for a kernel without reductions
 _UNROLL = 4  # vectors in flight in a reduction of cheap values
 _COLUMN_UNROLL = 8  # measured on sums over 1024 rows of 1024: 4 vectors 13, 8 vectors 21, 16 vectors 26 GB/s
+_BLOCK = 256
+"""Most additions to one accumulator: rounding errors of a long sum grow with its parts' lengths, not its own (Higham,
+Accuracy and Stability of Numerical Algorithms, section 4.2)."""
 _COSTLY_FLOPS = 8  # an element from which on one vector has enough independent instructions, and several spill
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """What a part of a sum starts with, and how it is added to others."""
+
+    start: Sequence[V]
+    add: Callable[[Sequence[V], Sequence[V]], list[V]]
 
 
 def emit_nest(body: Body, nest: Nest, target: Target, task: V, tasks: V) -> None:
@@ -92,16 +104,59 @@ class _Emitter:
 
     # -- loops over inner points ---------------------------------------------------------------
     def _nested(
-        self, axes: Sequence[Axis], carried: Sequence[V], innermost: Callable[[Sequence[V]], Sequence[V]]
+        self,
+        axes: Sequence[Axis],
+        carried: Sequence[V],
+        innermost: Callable[[Sequence[V]], Sequence[V]],
+        partial: _Partial | None = None,
     ) -> list[V]:
-        """Loops over `axes`, threading loop-carried values through them to `innermost`; their final values."""
+        """Loops over `axes`, threading loop-carried values through them to `innermost`; their final values.
+
+        Args:
+            partial: the values are sums, in which a loop starts anew and adds to what came before it.
+        """
         if not axes:
             return list(innermost(carried))
-        fb, body = self.fb, self.body
-        with fb.loop(fb.i64(0), body.size(axes[0].extent), carried=carried, hint="inner") as loop, body.scope():
-            body.axes[axes[0]] = loop.index
-            loop.carry(*self._nested(axes[1:], loop.carried, innermost))
+        fb, body, axis = self.fb, self.body, axes[0]
+
+        def walk_axis(first: V, last: V, start: Sequence[V]) -> list[V]:
+            with fb.loop(first, last, carried=start, hint="inner") as loop, body.scope():
+                body.axes[axis] = loop.index
+                if partial is not None and axes[1:]:
+                    inner = self._nested(axes[1:], partial.start, innermost, partial)
+                    loop.carry(*partial.add(loop.carried, inner))
+                else:
+                    loop.carry(*self._nested(axes[1:], loop.carried, innermost, partial))
+            return loop.results
+
+        return self._in_blocks(body.size(axis.extent), axis.extent, 1, carried, partial, walk_axis)
+
+    def _in_blocks(
+        self,
+        count: V,
+        extent: Dim,
+        step: int,
+        carried: Sequence[V],
+        partial: _Partial | None,
+        walk_range: Callable[[V, V, Sequence[V]], list[V]],
+    ) -> list[V]:
+        """``walk_range(first, last, carried)`` over [0, count), in blocks that are summed apart if that is long."""
+        fb, block = self.fb, _BLOCK * step
+        if partial is None or (isinstance(extent, int) and extent <= block):
+            return walk_range(fb.i64(0), count, carried)
+        with fb.loop(fb.i64(0), count, block, carried=carried, hint="block") as loop:
+            last = fb.smin(fb.add(loop.index, fb.i64(block)), count)
+            loop.carry(*partial.add(loop.carried, walk_range(loop.index, last, partial.start)))
         return loop.results
+
+    def _partial(self, step: Reduction, start: Sequence[V]) -> _Partial | None:
+        """How to sum in parts, for a sum of floats."""
+        if step.how != "sum" or step.argument or not step.value.dtype.is_float:
+            return None
+        fb, dtype = self.fb, step.value.dtype
+        return _Partial(
+            start, lambda a, b: [scalars.combine(fb, "sum", x, y, dtype) for x, y in zip(a, b, strict=True)]
+        )
 
     # -- column schedule -----------------------------------------------------------------------
     def columns(self, task: V, tasks: V) -> None:
@@ -225,7 +280,7 @@ class _Emitter:
             each(visit)
             return following
 
-        final = self._nested(self.nest.inner, start, accumulate)
+        final = self._nested(self.nest.inner, start, accumulate, self._partial(step, start))
         for g in range(groups):
             results[g][step.number] = final[groups + g] if step.argument else final[g]
 
@@ -282,14 +337,19 @@ class _Emitter:
         lanes = self.lanes
         unroll = self._row_unroll(step, axis.extent)
         start = [_neutral(step.how, dtype, lanes)] * unroll
+        partial = self._partial(step, start)
 
         def accumulate(current: Sequence[V]) -> Sequence[V]:
             self._hoist([step], frozenset([axis]))
             block = lanes * unroll
             whole = fb.mul(fb.sdiv(extent, fb.i64(block)), fb.i64(block))
-            with fb.loop(fb.i64(0), whole, block, carried=current, hint="vector") as loop:
-                loop.carry(*(take(fb.add(loop.index, fb.i64(g * lanes)), loop.carried[g]) for g in range(unroll)))
-            acc = list(loop.results)
+
+            def blocks(first: V, last: V, start: Sequence[V]) -> list[V]:
+                with fb.loop(first, last, block, carried=start, hint="vector") as loop:
+                    loop.carry(*(take(fb.add(loop.index, fb.i64(g * lanes)), loop.carried[g]) for g in range(unroll)))
+                return loop.results
+
+            acc = self._in_blocks(whole, axis.extent, block, current, partial, blocks)
             singles = fb.mul(fb.sdiv(extent, fb.i64(lanes)), fb.i64(lanes))
             if unroll > 1 and not (isinstance(axis.extent, int) and axis.extent % block == 0):
                 with fb.loop(whole, singles, lanes, carried=acc[:1], hint="vector") as loop:
@@ -314,7 +374,7 @@ class _Emitter:
                     value = fb.select(mask, value, start[0])
                 return scalars.combine(fb, step.how, so_far, value, dtype)
 
-        acc = self._nested(nest.inner[:-1], start, accumulate)
+        acc = self._nested(nest.inner[:-1], start, accumulate, partial)
         while len(acc) > 1:
             acc = [scalars.combine(fb, step.how, a, b, dtype) for a, b in zip(acc[::2], acc[1::2], strict=True)]
         return horizontal(fb, step.how, acc[0], dtype)
