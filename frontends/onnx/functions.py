@@ -14,7 +14,7 @@ from ds_compiler.ir import CompileError, TensorType
 _SHOWN = 3
 """Nodes that an error names for each missing operator."""
 
-_MOST_NODES = 300_000
+_MOST_NODES = 100_000
 _DEEPEST = 100
 
 

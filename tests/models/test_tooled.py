@@ -24,10 +24,6 @@ pytest.importorskip("sympy")  # onnxruntime's tools need it
 TRANSFORMERS = {"bert_small": "bert", "bert_small_eager": "bert", "gpt2_small": "bert", "vit_small": "vit"}
 TRANSFORMERS |= {"llama_small": "gpt2"}  # the optimizer's fusions for "gpt2" fail on the other one's graph
 MODELS_TO_QUANTIZE = (*TRANSFORMERS, "mobilenet_v2_small")
-UNSTABLE = {"mobilenet_v2_small": 8.0}
-"""What tolerances are multiplied by: with static quantisation, onnxruntime with its graph optimisations is 0.14 of the
-norm from onnxruntime without, and we 0.08 and 0.09 from the two (seed 1, batch 2): random weights amplify roundings."""
-
 Array = np.ndarray[Any, Any]
 
 
@@ -39,21 +35,33 @@ def path_of(spec: ModelSpec) -> Path:
 
 
 def check_model(path: Path, spec: ModelSpec, tolerance: float, threads: int = 1) -> None:
-    """Both engines agree at two sizes, within `tolerance` as the ratio of 2-norms."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    """Both engines agree at two sizes, within `tolerance` as the ratio of 2-norms.
+
+    Where onnxruntime's own optimisations move its result further than that (random weights amplify roundings), no more
+    is asked of ours than to be as close to one of its two results as they are to each other.
+    """
+    sessions = []
+    for level in ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
     model = ds.compile(path, threads=threads)
     for seed, dims in enumerate(spec.dims[:2]):
         feeds = spec.inputs(seed=seed, **dims)
         feeds = {i.name: feeds[i.name].astype(np.float16) if "float16" in i.type else feeds[i.name]
-                 for i in session.get_inputs()}  # fmt: skip
-        for got, want in zip(model.run(None, feeds), session.run(None, feeds), strict=True):
-            assert (got.shape, got.dtype) == (want.shape, want.dtype)
-            got, want = got.astype(np.float64), want.astype(np.float64)
-            error = float(np.linalg.norm(got - want) / max(float(np.linalg.norm(want)), 1e-30))
-            assert error <= tolerance * UNSTABLE.get(spec.name, 1.0), f"{dims}: error {error:.2g} of the output's norm"
+                 for i in sessions[0].get_inputs()}  # fmt: skip
+        wanted = [session.run(None, feeds) for session in sessions]
+        for got, optimised, plain in zip(model.run(None, feeds), *wanted, strict=True):
+            assert (got.shape, got.dtype) == (plain.shape, plain.dtype)
+            error = min(_distance(got, optimised), _distance(got, plain))
+            assert error <= max(tolerance, _distance(optimised, plain)), f"{dims}: error {error:.2g} of the norm"
+
+
+def _distance(a: Array, b: Array) -> float:
+    difference, size = np.linalg.norm(a.astype(np.float64) - b), np.linalg.norm(b.astype(np.float64))
+    return float(difference / max(float(size), 1e-30))
 
 
 def optimised(spec: ModelSpec, target: Path, half: bool) -> None:
