@@ -39,6 +39,7 @@ from ds_compiler.ops import (
     Assume,
     Binary,
     Bind,
+    Bitcast,
     Broadcast,
     Call,
     Cast,
@@ -49,6 +50,7 @@ from ds_compiler.ops import (
     Constant,
     Conv,
     ConvTranspose,
+    ConvWeightGradient,
     Cumulative,
     DotGeneral,
     DotInteger,
@@ -347,6 +349,12 @@ def cast(g: Generator) -> None:
     g.add(Cast(g.any(allowed), g.one_of(allowed)))
 
 
+def bitcast(g: Generator) -> None:
+    operand = g.any([d for d in ALL if d.kind != "s" and d.bits % 8 == 0])
+    same = [d for d in ALL if d.kind not in "sb" and d.bits == operand.type.dtype.bits]
+    g.add(Bitcast(operand, g.one_of(same)))
+
+
 # -- shape ------------------------------------------------------------------------------------
 def constant(g: Generator) -> None:
     shape = g.draw(st.lists(st.integers(0, 6), max_size=3))
@@ -592,6 +600,19 @@ def conv_transpose(g: Generator) -> None:
     g.add(ConvTranspose(x, weight, strides, zeros, zeros, ones, groups, layout))
 
 
+def conv_weight_gradient(g: Generator) -> None:
+    _, layout, groups, kernel, spatial, type_of = _convolved(g)
+    if any(g.size(d) == 0 for d in spatial):
+        return
+    batch = g.dim()
+    ones = tuple(1 for _ in kernel)
+    x = g.value(type_of(batch, groups * g.number(1, 2)))
+    gradient = g.value(type_of(batch, groups * g.number(1, 2)))
+    low = tuple(k - 1 for k in kernel)  # as many windows as elements
+    zeros = tuple(0 for _ in kernel)
+    g.add(ConvWeightGradient(x, gradient, tuple(kernel), ones, low, zeros, ones, groups, layout))
+
+
 # -- control ----------------------------------------------------------------------------------
 def if_(g: Generator) -> None:
     """Both branches yield values of the same types; sometimes of a size that each binds."""
@@ -707,7 +728,7 @@ EMITTERS: dict[type[Operation], Callable[[Generator], None]] = {
     Gather: gather, GatherElements: gather_elements, GatherND: gather_nd, ScatterND: scatter_nd,
     ScatterElements: scatter_elements, TopK: top_k, Reduce: reduce, ArgReduce: arg_reduce, Cumulative: cumulative,
     ReduceWindow: reduce_window, DotGeneral: dot_general, DotInteger: dot_integer, Conv: conv,
-    ConvTranspose: conv_transpose,
+    ConvTranspose: conv_transpose, ConvWeightGradient: conv_weight_gradient, Bitcast: bitcast,
     If: if_, While: while_, Scan: scan, Fusion: fusion, Composite: composite, Call: call,
 }  # fmt: skip
 NESTING = (If, While, Scan, Fusion, Composite, Call)

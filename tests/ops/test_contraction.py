@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds_compiler.ir import CompileError, DType, TensorType, dtypes, symbol
-from ds_compiler.ops import Conv, ConvTranspose, ConvWeightGradient, DotGeneral
+from ds_compiler.ops import Conv, ConvTranspose, ConvWeightGradient, DotGeneral, DotInteger
 from tests.ir.random_modules import elements
 from tests.ops.running import FLOATS, NUMBERS, PROPERTY, Array, run, same, value
 from tests.ops.test_elementwise import numbers, wrapped
@@ -37,6 +37,19 @@ def rounded(expected: Array, dtype: DType) -> Array:
 
 def at(x: Array, place: tuple[int, ...]) -> Any:
     return numbers(x[place])[0]
+
+
+@PROPERTY
+@given(data=st.data())
+def test_dot_integer(data: st.DataObject) -> None:
+    rows = tuple(data.draw(st.integers(0, 3)) for _ in range(data.draw(st.integers(0, 2))))
+    depth, columns = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
+    a = data.draw(elements(dtypes.i16, (*rows, depth))) >> 1  # so that the sums fit into 32 bits
+    b = data.draw(elements(dtypes.i16, (depth, columns))) >> 1
+    result = run(lambda x, y: DotInteger(x, y), a, b)
+    expected = np.einsum("...k,kn->...n", a.astype(np.int64), b.astype(np.int64))
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, expected)
 
 
 @PROPERTY

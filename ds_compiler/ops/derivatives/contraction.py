@@ -7,9 +7,14 @@ from collections.abc import Sequence
 
 from ds_compiler.ir import Dim, Value
 from ds_compiler.ir.dims import floordiv, maximum
-from ds_compiler.ops.contraction import Conv, ConvTranspose, ConvWeightGradient, DotGeneral
+from ds_compiler.ops.contraction import Conv, ConvTranspose, ConvWeightGradient, DotGeneral, DotInteger
 from ds_compiler.ops.derivatives.rules import Cotangents, derivative
 from ds_compiler.ops.derivatives.terms import Terms, inverse
+
+
+@derivative(DotInteger)
+def dot_integer(b: Terms, op: DotInteger, g: Value) -> Cotangents:
+    return [None, None]
 
 
 @derivative(DotGeneral)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ds_compiler.ir import Value
 from ds_compiler.ops.derivatives.rules import Cotangents, derivative
 from ds_compiler.ops.derivatives.terms import Terms, splat
-from ds_compiler.ops.elementwise import Binary, Cast, Compare, Predicate, Select, Unary
+from ds_compiler.ops.elementwise import Binary, Bitcast, Cast, Compare, Predicate, Select, Unary
 
 
 def _over_root(b: Terms, g: Value, square: Value) -> Value:
@@ -129,6 +129,11 @@ def predicate(b: Terms, op: Predicate, g: Value) -> Cotangents:
 def select(b: Terms, op: Select, g: Value) -> Cotangents:
     """The branch not taken gets an exact zero."""
     return [None, b.where(op.condition, g), b.unless(op.condition, g)]
+
+
+@derivative(Bitcast)
+def bitcast(b: Terms, op: Bitcast, g: Value) -> Cotangents:
+    return [None]  # bits are no numbers
 
 
 @derivative(Cast)
