@@ -120,11 +120,10 @@ def test_ngrams_of_integers(shape: tuple[int, ...], mode: str) -> None:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     proto.ir_version = 10
     x = np.random.default_rng(3).integers(1, 4, shape)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    try:
-        (expected,) = session.run(None, {"x": x})
-    except Exception:
-        assert 0 in shape  # which it refuses
+    if 0 in shape:  # onnxruntime refuses it
         expected = np.zeros((*shape[:-1], 8), np.float32)
+    else:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        (expected,) = session.run(None, {"x": x})
     (found,) = ds.compile(proto, cache=False).run(None, {"x": x})
     np.testing.assert_array_equal(found, expected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import resource
-import time
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,11 @@ def test_the_error_is_one_line(fault: Fault, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "model.onnx").write_bytes(fault.make(folder))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    start = time.perf_counter()
     with pytest.raises(ds.CompileError) as caught:
         ds.compile(folder / "model.onnx", cache=False)
     text = str(caught.value)
     assert re.search(fault.expected, text), text
     assert "\n" not in text and len(text) < 1000
-    assert time.perf_counter() - start < 60  # no work without bound
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before < MEMORY
 
 
