@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ds_compiler as ds
 from ds_compiler import nn
+
+torch = pytest.importorskip("torch", reason="PyTorch is the reference")
 
 Array = np.ndarray[Any, Any]
 
