@@ -10,12 +10,13 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ds_compiler.runtime.cuda.driver import Driver
+from ds_compiler.runtime.cuda.device import Block, Device
 from ds_compiler.runtime.cuda.plan import Code, Copy, GpuProgram, Launch, Place, SetSize
 from ds_compiler.runtime.dims import compile_sizes
 from ds_compiler.runtime.errors import ExecutionError
 
 _MOST_PROGRAMS = (1 << 31) - 1
+_MOST_GRAPHS = 8  # of one combination of shapes: results that alternate between places
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,16 @@ class Prepared:
 
     def __init__(
         self,
-        driver: Driver,
+        device: Device,
         program: GpuProgram,
         codes: Sequence[Code],
         functions: Sequence[int],
         bases: dict[str, int],
         symbols: Sequence[int],
-        allocate: Callable[[int], int],
+        allocate: Callable[[int], Block],
     ) -> None:
-        self._driver, self._program, self._codes, self._functions = driver, program, codes, functions
+        self._device, self._driver = device, device.driver
+        self._program, self._codes, self._functions = program, codes, functions
         self._bases, self._symbols, self._allocate = bases, symbols, allocate
         self._names = [s.name for s in program.manifest.symbols]
         inputs, outputs = len(program.manifest.inputs), len(program.manifest.outputs)
@@ -66,33 +68,45 @@ class Prepared:
                     self._add_copy(step)
                 case SetSize():
                     self._add_size(step)
-        self._graph: int | None = None
-        self._seen: tuple[int, ...] | None = None
-        self._captured: tuple[int, ...] | None = None
+        self._graphs: dict[tuple[int, ...], int] = {}
+        self._seen: dict[tuple[int, ...], None] = {}
 
     def run(self, pointers: Sequence[int], stream: int) -> None:
-        """Launch everything. From the second call with the same addresses on, as one graph, except on the default
-        stream (0), on which nothing can be captured."""
+        """Launch everything. From the second call with the same addresses on, as one graph."""
         key = tuple(pointers)
-        if self._graph is not None and key == self._captured:
-            self._driver.launch_graph(self._graph, stream)
+        graph = self._graphs.get(key)
+        if graph is not None:
+            self._driver.launch_graph(graph, stream)
             return
         self.slots[:] = list(key)
-        if key != self._seen or stream == 0:  # a graph is worth its making when addresses stay
-            self._seen = key
+        if not self._seen_before(key):  # a graph is worth its making when addresses come again
             self._launch_all(stream)
             return
-        self.release()
-        self._driver.begin_capture(stream)
-        self._launch_all(stream)
-        self._graph, self._captured = self._driver.end_capture(stream), key
-        self._driver.launch_graph(self._graph, stream)
+        self._driver.begin_capture(self._device.capture_stream)
+        try:
+            self._launch_all(self._device.capture_stream)
+        finally:
+            graph = self._driver.end_capture(self._device.capture_stream)
+        while len(self._graphs) >= _MOST_GRAPHS:
+            self._driver.destroy_graph(self._graphs.pop(next(iter(self._graphs))))
+        self._graphs[key] = graph
+        self._driver.launch_graph(graph, stream)
+
+    def _seen_before(self, key: tuple[int, ...]) -> bool:
+        """Whether one of the last calls had these addresses."""
+        if key in self._seen:
+            return True
+        while len(self._seen) >= 2 * _MOST_GRAPHS:
+            self._seen.pop(next(iter(self._seen)))
+        self._seen[key] = None
+        return False
 
     def release(self) -> None:
-        """Forget the graph."""
-        if self._graph is not None:
-            self._driver.destroy_graph(self._graph)
-        self._graph = self._captured = None
+        """Forget the graphs."""
+        for graph in self._graphs.values():
+            self._driver.destroy_graph(graph)
+        self._graphs.clear()
+        self._seen.clear()
 
     def _launch_all(self, stream: int) -> None:
         for step in self._steps:
@@ -111,7 +125,9 @@ class Prepared:
             return
         if grid > _MOST_PROGRAMS:
             raise ExecutionError(f"{code.name}: {grid} programs are more than a launch can have")
-        scratch = [self._allocate(size * grid) if size else 0 for size in code.scratch]
+        blocks = [self._allocate(size * grid) if size else None for size in code.scratch]
+        self._kept.append(blocks)
+        scratch = [block.address if block is not None else 0 for block in blocks]
         values: list[ctypes.c_uint64 | ctypes.c_int64] = []
         addresses: list[int] = []
         for argument in (*step.arguments, *scratch):
@@ -150,7 +166,5 @@ class Prepared:
         self._steps.append(lambda stream: self._driver.copy(target(), source(), size, stream))
 
     def _add_size(self, step: SetSize) -> None:
-        value = ctypes.c_int64(self._size(step.value))
-        self._kept.append(value)
-        target, source = self._address(step.target), ctypes.addressof(value)
-        self._steps.append(lambda stream: self._driver.upload(target(), source, 8, stream))
+        value, target = self._size(step.value), self._address(step.target)
+        self._steps.append(lambda stream: self._driver.set_word(target(), value, stream))

@@ -26,6 +26,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
+from ds_compiler.runtime.cuda.device import Device
 from ds_compiler.runtime.cuda.driver import Driver
 from ds_compiler.runtime.cuda.executable import GpuExecutable
 from ds_compiler.runtime.cuda.plan import Code, Copy, GpuProgram, Launch, Place, SetSize
@@ -220,7 +221,7 @@ def run_through_driver(program: GpuProgram, constants: bytes, inputs: list[Array
             functions(name, kernel.source)[(grid,)](*arguments)
 
     codes = [Code(k.name, "", k.name.encode(), 32 * k.num_warps, 0) for k in program.kernels]
-    run = GpuExecutable(program, codes, constants, Driver(FakeLibrary(launch)))
+    run = GpuExecutable(program, codes, constants, Device(Driver(FakeLibrary(launch))))
     first = run(*inputs) if inputs else run({})
     again = run(*inputs) if inputs else run({})
     for name, array in first.items():

@@ -37,9 +37,10 @@ class FakeLibrary:
         run: what a launch does; nothing by default.
         capability: of the device.
         memory: bytes that it has.
+        devices: how many there are.
     """
 
-    def __init__(self, run: Run | None = None, capability: int = 90, memory: int = 1 << 30) -> None:
+    def __init__(self, run: Run | None = None, capability: int = 90, memory: int = 1 << 30, devices: int = 1) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.failing: dict[str, int] = {}
         self._run, self._capability, self._left = run, capability, memory
@@ -47,6 +48,8 @@ class FakeLibrary:
         self._names: dict[int, str] = {}
         self._handles = 1000
         self._recording: list[tuple[Any, ...]] | None = None
+        self._capturing = 0
+        self._devices = devices
         self._graphs: dict[int, list[tuple[Any, ...]]] = {}
         self.images: dict[int, bytes] = {}
 
@@ -65,7 +68,28 @@ class FakeLibrary:
         self._handles += 1
         return self._handles
 
+    def ordered(self) -> list[tuple[int, int]]:
+        """Pairs of streams: the second was told to wait for the first, by way of an event."""
+        recorded: dict[int, int] = {}
+        pairs = []
+        for name, arguments in self.calls:
+            if name == "cuEventRecord":
+                recorded[arguments[0]] = arguments[1]
+            elif name == "cuStreamWaitEvent":
+                pairs.append((recorded[arguments[1]], arguments[0]))
+        return pairs
+
     # -- what functions do ---------------------------------------------------------------------
+    def do_cuDeviceGetCount(self, out: Any) -> None:
+        _set(out, self._devices)
+
+    def do_cuDeviceGetName(self, out: Any, size: int, device: int) -> None:
+        out.value = b"Fake GPU"
+
+    def do_cuMemsetD32Async(self, target: int, value: int, count: int, stream: int) -> None:
+        assert count == 1
+        self._do(("set", target, value), stream)
+
     def do_cuDeviceGetAttribute(self, out: Any, attribute: int, device: int) -> None:
         _set(out, {75: self._capability // 10, 76: self._capability % 10}[attribute])
 
@@ -73,6 +97,9 @@ class FakeLibrary:
         _set(out, self._handle())
 
     do_cuStreamCreate = do_cuDevicePrimaryCtxRetain
+
+    def do_cuEventCreate(self, out: Any, flags: int) -> None:
+        _set(out, self._handle())
 
     def do_cuModuleLoadData(self, out: Any, image: Any) -> None:
         _set(out, self._handle())
@@ -99,27 +126,31 @@ class FakeLibrary:
         _set(free, self._left)
         _set(total, 1 << 30)
 
-    def _do(self, action: tuple[Any, ...]) -> None:
-        if self._recording is not None:
+    def _do(self, action: tuple[Any, ...], stream: int) -> None:
+        if self._recording is not None and stream == self._capturing:
             self._recording.append(action)
             return
         kind, *arguments = action
         if kind == "copy":
             ctypes.memmove(*arguments)
+        elif kind == "set":
+            ctypes.c_uint32.from_address(arguments[0]).value = arguments[1]
         elif self._run is not None:
             name, grid, parameters = arguments
-            self._run(name, grid, parameters)
+            self._run(name, grid, [ctypes.addressof(p) for p in parameters])
 
     def do_cuMemcpyHtoDAsync_v2(self, target: int, source: int, size: int, stream: int) -> None:
-        self._do(("copy", target, source, size))
+        self._do(("copy", target, source, size), stream)
 
     do_cuMemcpyDtoHAsync_v2 = do_cuMemcpyDtoDAsync_v2 = do_cuMemcpyHtoDAsync_v2
 
     def do_cuLaunchKernel(self, function: int, grid: int, *rest: Any) -> None:
-        self._do(("launch", self._names[function], grid, [int(p) for p in rest[-2]]))
+        # The driver copies arguments when it is called, and so does a graph when it is captured.
+        values = [ctypes.c_uint64(ctypes.c_uint64.from_address(int(p)).value) for p in rest[-2]]
+        self._do(("launch", self._names[function], grid, values), rest[-3])
 
     def do_cuStreamBeginCapture_v2(self, stream: int, mode: int) -> None:
-        self._recording = []
+        self._recording, self._capturing = [], stream
 
     def do_cuStreamEndCapture(self, stream: int, out: Any) -> None:
         handle = self._handle()
@@ -134,7 +165,10 @@ class FakeLibrary:
 
     def do_cuGraphLaunch(self, graph: int, stream: int) -> None:
         for action in self._graphs[graph]:
-            self._do(action)
+            self._do(action, stream)
+
+    def do_cuGetErrorName(self, code: int, out: Any) -> None:
+        _set(out, {2: b"CUDA_ERROR_OUT_OF_MEMORY", 700: b"CUDA_ERROR_ILLEGAL_ADDRESS"}.get(code))
 
     def do_cuGetErrorString(self, code: int, out: Any) -> None:
         _set(out, {2: b"out of memory", 700: b"an illegal memory access was encountered"}.get(code))
