@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from ds_compiler.backends.loops.attention import AttentionParts
 from ds_compiler.backends.loops.causal import hides_later_keys
 from ds_compiler.backends.loops.contraction import lower_epilogue
-from ds_compiler.backends.loops.ir import Axis, Node
 from ds_compiler.backends.triton import scalars
 from ds_compiler.backends.triton.body import Block, Body, Buffer
 from ds_compiler.backends.triton.sizes import size_text
-from ds_compiler.backends.triton.tile import Grid, cover, power_of_two, program_index
+from ds_compiler.backends.triton.tile import Grid, along, power_of_two, program_index, whole
 from ds_compiler.backends.triton.writer import Writer
 from ds_compiler.ir.dims import ceildiv, product
 from ds_compiler.ir.errors import CompileError
@@ -64,13 +63,13 @@ class _Attention:
             body.axes.update(self.q.axes)
         start = "" if block == "0" else f"{block} * {self.queries}"
         for body in (self.q, self.scores, self.result):
-            self._along(body, 0, parts.query, start, "query")
-        self._along(self.q, 1, parts.depth, "", "d")
-        self._along(self.k, 0, parts.depth, "", "d")
-        self._along(self.v, 1, parts.width, "", "d")
+            along(body, 0, parts.query, start, "query")
+        along(self.q, 1, parts.depth, "", "d")
+        along(self.k, 0, parts.depth, "", "d")
+        along(self.v, 1, parts.width, "", "d")
         for body in (self.q, self.k, self.v):
             body.narrow = True
-        q = self._operand(self.q, parts.q)
+        q = whole(self.q, parts.q)
         top = writer.assign("top", f'tl.full([{self.queries}, 1], float("-inf"), tl.float32)')
         total = writer.assign("total", f"tl.zeros([{self.queries}, 1], tl.float32)")
         out = writer.assign("acc", f"tl.zeros([{self.queries}, {self.outer}], tl.float32)")
@@ -83,27 +82,16 @@ class _Attention:
         self._finish(top, total, out, entry, block, start)
         return Grid(product(tuple(counts)), 8 if self.queries * self.outer >= 128 * 128 else 4, 2)
 
-    def _along(self, body: Body, dim: int, axis: Axis, start: str, name: str) -> None:
-        flat = body.positions(dim, start, name)
-        cover(body, dim, flat, axis.extent, body.shape[dim])
-        body.axes[axis] = flat
-
-    def _operand(self, body: Body, node: Node) -> str:
-        value = body.emit(node)
-        if value.dims == _COLUMNS:
-            return value.text
-        return self.writer.assign("operand", f"tl.broadcast_to({value.text}, [{body.shape[0]}, {body.shape[1]}])")
-
     def _step(self, q: str, first: str, top: str, total: str, out: str) -> None:
         """One block of keys."""
         writer, parts = self.writer, self.parts
         precision = writer.target.precision(self.dtype)
         with self.k.scope(), self.scores.scope(), self.v.scope():
-            self._along(self.k, 1, parts.key, first, "key")
-            k = self._operand(self.k, parts.k)
+            along(self.k, 1, parts.key, first, "key")
+            k = whole(self.k, parts.k)
             zeros = f"tl.zeros([{self.queries}, {_KEYS}], tl.float32)"
             scores = writer.assign("scores", f'tl.dot({q}, {k}, {zeros}, input_precision="{precision}")')
-            self._along(self.scores, 1, parts.key, first, "key")
+            along(self.scores, 1, parts.key, first, "key")
             self.scores.given[parts.total] = Block(scores, _COLUMNS)
             value = self.scores.emit(parts.scores).text
             if 1 in self.scores.masks:
@@ -115,8 +103,8 @@ class _Attention:
             weights = writer.assign("weights", f"tl.exp({value} - {base})")
             shrink = writer.assign("shrink", f"tl.exp({top} - {base})")
             writer.line(f"{total} = {total} * {shrink} + tl.sum({weights}, axis=1, keep_dims=True)")
-            self._along(self.v, 0, parts.key, first, "key")
-            v = self._operand(self.v, parts.v)
+            along(self.v, 0, parts.key, first, "key")
+            v = whole(self.v, parts.v)
             narrow = f"{weights}.to({scalars.triton_type(self.dtype)})"
             writer.line(f'{out} = tl.dot({narrow}, {v}, {out} * {shrink}, input_precision="{precision}")')
             writer.line(f"{top} = {new}")
@@ -133,7 +121,7 @@ class _Attention:
             quotient = f"tl.where(({total} > 0.0), {quotient}, 0.0)"
         result = writer.assign("result", quotient)
         epilogue = lower_epilogue(self.fusion, parts.product.result, parts.result_parts, [0])
-        self._along(body, 1, parts.width, "", "d")
+        along(body, 1, parts.width, "", "d")
         body.given[epilogue.total] = Block(result, _COLUMNS)
         flat_batch, row, column = epilogue.parts
         body.axes.update({flat_batch: Block(entry), row: body.axes[parts.query], column: body.axes[parts.width]})

@@ -5,6 +5,7 @@ Several kernels where parts must follow one another: a scatter copies first; a c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ds_compiler.backends.loops.nests import lower_loops
 from ds_compiler.backends.loops.signature import symbols_in
 from ds_compiler.backends.triton import scalars
 from ds_compiler.backends.triton.attention import emit_attention
+from ds_compiler.backends.triton.attention_backward import emit_key_gradients, emit_query_gradient
 from ds_compiler.backends.triton.body import Buffer, names_of
 from ds_compiler.backends.triton.dot import find_product
 from ds_compiler.backends.triton.loops import emit_nest
@@ -30,8 +32,12 @@ from ds_compiler.ops import Fusion
 
 _WIDE = 1 << 31
 
-#: Fusions that are no loop nests.
-_WHOLE: dict[str, Callable[..., Grid]] = {"top_k": emit_top_k, "attention": emit_attention}
+#: Fusions that are no loop nests: what writes their kernels.
+_WHOLE: dict[str, tuple[Callable[..., Grid], ...]] = {
+    "top_k": (emit_top_k,),
+    "attention": (emit_attention,),
+    "attention_backward": (emit_key_gradients, emit_query_gradient),
+}
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,18 @@ def emit_kernels(fusion: Fusion, name: str, target: GpuTarget) -> FusionKernels:
     wide = _is_wide(buffers)
     try:
         if fusion.strategy in _WHOLE:
-            writer = Writer(target)
-            grid = _WHOLE[fusion.strategy](writer, buffers, fusion, wide=wide)
-            return FusionKernels((_source(fusion, name, writer, buffers, grid),), {})
-        kernel = collapse(lower_loops(fusion))
+            emitters = [functools.partial(emit, fusion=fusion) for emit in _WHOLE[fusion.strategy]]
+            inplace: dict[int, tuple[int, ...]] = {}
+        else:
+            kernel = collapse(lower_loops(fusion))
+            emitters = [functools.partial(emit_nest, nest=nest) for nest in kernel.nests]
+            inplace = _inplace(kernel)
         sources = []
-        for number, nest in enumerate(kernel.nests):
-            title = name if len(kernel.nests) == 1 else f"{name}_part{number}"
+        for number, emit in enumerate(emitters):
+            title = name if len(emitters) == 1 else f"{name}_part{number}"
             writer = Writer(target)
-            sources.append(_source(fusion, title, writer, buffers, emit_nest(writer, buffers, nest, wide=wide)))
-        return FusionKernels(tuple(sources), _inplace(kernel))
+            sources.append(_source(fusion, title, writer, buffers, emit(writer, buffers, wide=wide)))
+        return FusionKernels(tuple(sources), inplace)
     except CompileError as error:
         if not error.location:
             error.location = fusion.location

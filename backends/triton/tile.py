@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ds_compiler.backends.loops.ir import Axis
+from ds_compiler.backends.loops.ir import Axis, Node
 from ds_compiler.backends.triton.body import Block, Body, Buffer
 from ds_compiler.backends.triton.sizes import size_text
 from ds_compiler.backends.triton.writer import Writer
@@ -97,6 +97,21 @@ def cover(body: Body, number: int, flat: Block, extent: Dim, block: int) -> None
         body.masks.pop(number, None)
         return
     body.masks[number] = body.writer.assign("exists", f"{flat.text} < {size_text(extent)}")
+
+
+def along(body: Body, dim: int, axis: Axis, start: str, name: str) -> None:
+    """Put an axis along a dimension of the tile, from `start` on."""
+    flat = body.positions(dim, start, name)
+    cover(body, dim, flat, axis.extent, body.shape[dim])
+    body.axes[axis] = flat
+
+
+def whole(body: Body, node: Node) -> str:
+    """A node's value as a block of the whole tile, of two dimensions."""
+    value = body.emit(node)
+    if value.dims == frozenset([0, 1]):
+        return value.text
+    return body.writer.assign("operand", f"tl.broadcast_to({value.text}, [{body.shape[0]}, {body.shape[1]}])")
 
 
 def warps_for(elements: int) -> int:
