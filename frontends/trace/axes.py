@@ -6,7 +6,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+from ds_compiler.frontends.trace.errors import NoSuchAxis
 from ds_compiler.frontends.trace.frame import located
+from ds_compiler.frontends.trace.places import here
 from ds_compiler.ir import Dim, Expr
 
 
@@ -14,11 +16,11 @@ def axis_of(axis: Any, rank: int) -> int:
     """`axis`, counted from the start.
 
     Raises:
-        TraceError: it is none of the array's.
+        NoSuchAxis: it is none of the array's.
     """
     index = operator.index(axis)
     if not -rank <= index < rank:
-        raise located(f"axis {index} is out of range for an array of {rank} axes")
+        raise NoSuchAxis(f"axis {index} is out of range for an array of {rank} axes", location=here())
     return index % rank
 
 

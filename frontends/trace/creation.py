@@ -12,16 +12,32 @@ from ds_compiler.frontends.trace import compose
 from ds_compiler.frontends.trace.array import ArrayLike, TracedArray, dtype_of, is_array, read, wrap
 from ds_compiler.frontends.trace.axes import shape_of
 from ds_compiler.frontends.trace.dtypes import DEFAULT_FLOAT, element_type, weak_type
-from ds_compiler.frontends.trace.frame import current, located
+from ds_compiler.frontends.trace.frame import current, located, tracing
 from ds_compiler.frontends.trace.public import public
 from ds_compiler.ir import Dim, DType, Expr, Value
 from ds_compiler.ir.dtypes import bool_, i64
 from ds_compiler.ops import Iota
 
 
-@public
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> TracedArray:
-    """An array of a number, an array, or nested sequences of them. Python floats become the default type, f32."""
+    """An array of a number, an array, or nested sequences of them. Python floats become the default type, f32.
+
+    Args:
+        copy: False outside of a trace: the result shares memory with `obj`. (Traced arrays do not change.)
+
+    Raises:
+        TraceError: `copy` is False where one is needed.
+    """
+    if copy is False and not tracing():
+        if not isinstance(obj, np.ndarray) or (dtype is not None and obj.dtype != dtype):
+            raise located("asarray: this needs a copy, but copy=False", help="leave copy= out")
+        shared: Any = obj
+        return shared  # type: ignore[no-any-return]
+    return _asarray(obj, dtype)
+
+
+@public
+def _asarray(obj: Any, dtype: Any) -> TracedArray:
     wanted = None if dtype is None else element_type(dtype)
     if isinstance(obj, list | tuple):
         return wrap(_nested(obj, wanted))

@@ -12,9 +12,10 @@ from ds_compiler.frontends.trace.dtypes import DEFAULT_FLOAT, name_of
 from ds_compiler.frontends.trace.frame import current, located
 from ds_compiler.frontends.trace.public import public
 from ds_compiler.ir import Value
-from ds_compiler.ir.dtypes import bool_
-from ds_compiler.ops import Predicate
+from ds_compiler.ir.dtypes import bool_, i16, i32, i64
+from ds_compiler.ops import Bitcast, Predicate
 
+_SIGNED = {16: i16, 32: i32, 64: i64}
 _KINDS = {
     "f": "floating-point",
     "fi": "signed",
@@ -119,10 +120,26 @@ def _divide(a: Value, b: Value) -> Value:
     return compose.binary("div", a, b)
 
 
+def _bits(v: Value) -> Value:
+    """The bits of floating-point numbers as signed integers."""
+    return current().emit(Bitcast(v, _SIGNED[v.type.dtype.bits]))
+
+
 def _signbit(v: Value) -> Value:
-    """-0.0 has the sign too: its reciprocal is negative."""
-    zero = compose.compare("eq", v, 0.0)
-    return compose.compare("lt", compose.select(zero, compose.unary("reciprocal", v), v), 0.0)
+    return compose.compare("lt", _bits(v), 0)
+
+
+def _nextafter(a: Value, b: Value) -> Value:
+    """The bits of numbers of one sign are in the order of the numbers: the neighbour's differ by 1."""
+    bits, zero = _bits(a), compose.compare("eq", a, 0.0)
+    away = compose.compare("eq", compose.compare("gt", b, a), compose.compare("gt", a, 0.0))
+    step = compose.select(away, compose.full_like(1, bits), compose.full_like(-1, bits))
+    near = current().emit(Bitcast(compose.binary("add", bits, step), a.type.dtype))
+    least = current().emit(Bitcast(compose.full_like(1, bits), a.type.dtype))
+    near = compose.select(zero, _copysign(least, b), near)
+    near = compose.select(compose.compare("eq", a, b), b, near)
+    unordered = compose.binary("or", *(current().emit(Predicate(v, "isnan")) for v in (a, b)))
+    return compose.select(unordered, compose.binary("add", a, b), near)
 
 
 def _copysign(a: Value, b: Value) -> Value:
@@ -171,6 +188,7 @@ bitwise_right_shift = _two("bitwise_right_shift", _pair("shr"), "iu", "x1 >> x2.
 bitwise_xor = _two("bitwise_xor", _pair("xor"), "iub", "x1 ^ x2.")
 ceil = _one("ceil", _rounding("ceil"), "fiu", "Rounded up.")
 copysign = _two("copysign", _copysign, "f", "Magnitude of x1, sign of x2.")
+conj = _one("conj", lambda v: v, "fiu", "Complex conjugate: x itself, since there are no complex element types.")
 cos = _float("cos", "cos", "Cosine.")
 cosh = _float("cosh", "cosh", "Hyperbolic cosine.")
 divide = _two("divide", _divide, "fiu", "x1 / x2; of integers in the default floating-point type.")
@@ -180,6 +198,7 @@ expm1 = _float("expm1", "expm1", "exp(x) - 1, exact near 0.")
 floor = _one("floor", _rounding("floor"), "fiu", "Rounded down.")
 floor_divide = _two("floor_divide", _floor_divide, "fiu", "x1 // x2, rounded down (integers: 0 where x2 is 0).")
 hypot = _two("hypot", _hypot, "f", "sqrt(x1*x1 + x2*x2) without overflow.")
+imag = _one("imag", lambda v: compose.full_like(0, v), "fiu", "Imaginary part: 0, as there are no complex types.")
 isfinite = _one("isfinite", _predicate("isfinite"), "fiu", "Whether neither infinite nor NaN.")
 isinf = _one("isinf", _predicate("isinf"), "fiu", "Whether infinite.")
 isnan = _one("isnan", _predicate("isnan"), "fiu", "Whether NaN.")
@@ -197,15 +216,17 @@ logical_xor = _two("logical_xor", _logical("xor"), "b", "Whether exactly one is 
 maximum = _two("maximum", _pair("max"), "fiu", "The larger element; NaN if either is.")
 minimum = _two("minimum", _pair("min"), "fiu", "The smaller element; NaN if either is.")
 multiply = _two("multiply", _pair("mul"), "fiu", "x1 * x2.")
+nextafter = _two("nextafter", _nextafter, "f", "The next number from x1 towards x2.")
 negative = _one("negative", _negative, "fiu", "-x.")
 positive = _one("positive", lambda v: v, "fiu", "+x.")
+real = _one("real", lambda v: v, "fiu", "Real part: x itself, since there are no complex element types.")
 reciprocal = _float("reciprocal", "reciprocal", "1 / x.")
 remainder = _two("remainder", _pair("mod"), "fiu", "x1 % x2, with the sign of x2.")
 round = _one("round", _rounding("round"), "fiu", "Rounded to the nearest, ties to even.")
 rsqrt = _float("rsqrt", "rsqrt", "1 / sqrt(x) (an extension of the standard).")
 sigmoid = _float("sigmoid", "sigmoid", "1 / (1 + exp(-x)) (an extension of the standard).")
 sign = _one("sign", _kind("sign"), "fiu", "-1, 0 or 1.")
-signbit = _one("signbit", _signbit, "f", "Whether the sign bit is set (-0.0 has it; NaN counts as without).")
+signbit = _one("signbit", _signbit, "f", "Whether the sign bit is set (-0.0 has it).")
 sin = _float("sin", "sin", "Sine.")
 sinh = _float("sinh", "sinh", "Hyperbolic sine.")
 square = _one("square", lambda v: compose.binary("mul", v, v), "fiu", "x * x.")

@@ -17,6 +17,10 @@ class NoSuchAttribute(TraceError, AttributeError):
     """A traced array does not have what another library's arrays have."""
 
 
+class NoSuchAxis(TraceError, IndexError):
+    """An axis is none of the array's."""
+
+
 class NumberNeeded(TraceError):
     """Python needs the value of a number that is an input of the program; then it is part of the program instead.
 

@@ -225,17 +225,29 @@ def _rolled(value: Value, axis: int, shift: int) -> Value:
 
 
 @public
-def repeat(x: ArrayLike, repeats: int, /, *, axis: int | None = None) -> TracedArray:
-    """Each element `repeats` times in a row."""
+def repeat(x: ArrayLike, repeats: int | np.ndarray[Any, Any], /, *, axis: int | None = None) -> TracedArray:
+    """Each element `repeats` times in a row; a known array has a count for each."""
     value = read(x)
-    if not isinstance(repeats, int | np.integer):
-        raise located("repeat: a count for each element makes the size depend on data", help="give one integer")
+    if isinstance(repeats, TracedArray):
+        raise located(
+            "repeat: the size of the result depends on counts that are traced",
+            help="give an integer, or counts that are known while the function is traced (NumPy's array)",
+        )
     if axis is None:
         value, axis = compose.reshape(value, (value.type.elements,)), 0
     place, shape = axis_of(axis, value.type.rank), value.type.shape
+    counts = np.asarray(repeats)
+    if counts.dtype.kind not in "iu" or counts.ndim > 1 or (counts < 0).any():
+        raise located("repeat: counts are integers that are not negative, one for all or one for each")
+    if counts.size != 1:
+        if isinstance(shape[place], Expr) or shape[place] != counts.size:
+            raise located(f"repeat: {counts.size} counts for an axis of size {shape[place]}")
+        places = current().constant(np.repeat(np.arange(counts.size), counts))
+        return wrap(current().emit(Gather(value, places, place)))
+    repeats = int(counts.reshape(()))
     value = compose.reshape(value, (*shape[: place + 1], 1, *shape[place + 1 :]))
-    value = compose.broadcast_to(value, (*shape[: place + 1], int(repeats), *shape[place + 1 :]))
-    return wrap(compose.reshape(value, (*shape[:place], shape[place] * int(repeats), *shape[place + 1 :])))
+    value = compose.broadcast_to(value, (*shape[: place + 1], repeats, *shape[place + 1 :]))
+    return wrap(compose.reshape(value, (*shape[:place], shape[place] * repeats, *shape[place + 1 :])))
 
 
 @public

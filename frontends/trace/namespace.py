@@ -1,7 +1,7 @@
-"""``ds.numpy``: the functions of the Python array API standard (2023.12) that the compiler has.
+"""``ds.numpy``: the functions of the Python array API standard (2024.12) that the compiler has.
 
 Inside of a traced function they add operations to the program; outside they compute at once and give NumPy arrays.
-Functions whose result's shape depends on data (``nonzero``, ``unique_*``) do not exist.
+Functions whose result's shape depends on data (``nonzero``, ``unique_*``) take known arrays only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ from ds_compiler.frontends.trace.creation import (
     zeros,
     zeros_like,
 )
+from ds_compiler.frontends.trace.data_shaped import (
+    from_dlpack,
+    nonzero,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from ds_compiler.frontends.trace.dtypes import DTYPES as _DTYPES
 from ds_compiler.frontends.trace.elementwise import (
     abs,
@@ -51,6 +59,7 @@ from ds_compiler.frontends.trace.elementwise import (
     bitwise_xor,
     ceil,
     clip,
+    conj,
     copysign,
     cos,
     cosh,
@@ -64,6 +73,7 @@ from ds_compiler.frontends.trace.elementwise import (
     greater,
     greater_equal,
     hypot,
+    imag,
     isfinite,
     isinf,
     isnan,
@@ -82,9 +92,11 @@ from ds_compiler.frontends.trace.elementwise import (
     minimum,
     multiply,
     negative,
+    nextafter,
     not_equal,
     positive,
     pow,
+    real,
     reciprocal,
     remainder,
     round,
@@ -182,6 +194,7 @@ __all__ = [
     "ceil",
     "clip",
     "concat",
+    "conj",
     "copysign",
     "cos",
     "cosh",
@@ -207,12 +220,14 @@ __all__ = [
     "float64",
     "floor",
     "floor_divide",
+    "from_dlpack",
     "full",
     "full_like",
     "greater",
     "greater_equal",
     "hypot",
     "iinfo",
+    "imag",
     "inf",
     "int8",
     "int16",
@@ -248,6 +263,8 @@ __all__ = [
     "nan",
     "negative",
     "newaxis",
+    "nextafter",
+    "nonzero",
     "not_equal",
     "ones",
     "ones_like",
@@ -258,6 +275,7 @@ __all__ = [
     "positive",
     "pow",
     "prod",
+    "real",
     "reciprocal",
     "remainder",
     "repeat",
@@ -296,6 +314,10 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "unique_all",
+    "unique_counts",
+    "unique_inverse",
+    "unique_values",
     "unstack",
     "var",
     "vecdot",
@@ -305,7 +327,7 @@ __all__ = [
     "zeros_like",
 ]
 
-__array_api_version__ = "2023.12"
+__array_api_version__ = "2024.12"
 _INSTALLED = _operators  # importing it gives traced arrays their operators
 e, inf, nan, newaxis, pi = _math.e, _math.inf, _math.nan, None, _math.pi
 bool, bfloat16 = _DTYPES["bool"], _DTYPES["bfloat16"]

@@ -260,10 +260,12 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, /, *, axis: int = -1) -> T
 
 
 @public
-def diff(x: ArrayLike, /, *, axis: int = -1, n: int = 1) -> TracedArray:
-    """Differences of neighbours along an axis, `n` times."""
-    value = _numeric("diff", x)
-    place = axis_of(axis, value.type.rank)
+def diff(
+    x: ArrayLike, /, *, axis: int = -1, n: int = 1, prepend: ArrayLike | None = None, append: ArrayLike | None = None
+) -> TracedArray:
+    """Differences of neighbours along an axis, `n` times; `prepend` and `append` are joined to `x` before."""
+    place = axis_of(axis, _numeric("diff", x).type.rank)
+    value = compose.concat(together(*(part for part in (prepend, x, append) if part is not None)), place)
     for _ in range(n):
         extent = value.type.shape[place]
         value = compose.binary(

@@ -24,12 +24,12 @@ def same(name: str) -> Case:
 
 _FLOAT = (
     "abs acos acosh asin asinh atan atanh ceil cos cosh exp expm1 floor isfinite isinf isnan log log1p log2 log10 "
-    "negative positive reciprocal sign sin sinh square sqrt tan tanh trunc"
+    "negative positive reciprocal sign signbit sin sinh square sqrt tan tanh trunc"
 )
 _INTEGER = "abs bitwise_invert ceil floor isfinite negative positive sign square trunc"
 _TWO_FLOATS = (
     "add atan2 copysign divide equal floor_divide greater greater_equal hypot less less_equal logaddexp maximum "
-    "minimum multiply not_equal pow remainder subtract"
+    "minimum multiply nextafter not_equal pow remainder subtract"
 )
 _TWO_INTEGERS = "add bitwise_and bitwise_or bitwise_xor equal greater less maximum minimum multiply not_equal subtract"
 UNARY_FLOAT: dict[str, Case] = {name: same(name) for name in _FLOAT.split()} | {"round": (xp.round, np.rint)}
@@ -150,7 +150,9 @@ def test_manipulation() -> None:
             "repeat": n.repeat(x, 2), "repeat axis": n.repeat(x, 3, axis=1), "pad": n.pad(x, ((1, 0), (0, 2), (1, 1))),
             "broadcast": n.broadcast_to(z, (2, 3, 4)), "take": n.take(x, n.asarray([1, 0, 1]), axis=1),
             "tril": n.tril(x), "triu": n.triu(x, k=1), "cumsum": n.cumulative_sum(x, axis=1),
-            "diff": n.diff(x, axis=2), "T": x.T, "mT": x.mT, "swap": n.swapaxes(x, 0, 2), "sort": n.sort(-x, axis=1),
+            "repeat counts": n.repeat(x, np.asarray([2, 0, 1]), axis=1),
+            "diff": n.diff(x, axis=2), "diff joined": n.diff(x, prepend=y[:, :1, :1] + x[:, :, :1], append=x),
+            "T": x.T, "mT": x.mT, "swap": n.swapaxes(x, 0, 2), "sort": n.sort(-x, axis=1),
             "argsort": n.argsort(-x, axis=2), "argmax": n.argmax(x, axis=0), "argmin": n.argmin(x),
             "split": n.split(x, 2, axis=2)[1], "unstack": n.unstack(x, axis=1)[2], "clip": n.clip(x, 3.0, 9.0),
             "meshgrid": n.meshgrid(x[0, 0], y[0, :, 0])[0],
@@ -218,3 +220,52 @@ def test_the_namespace_is_found_from_an_array() -> None:
 def test_outside_of_a_trace_it_computes_at_once() -> None:
     assert isinstance(xp.zeros((2,)), np.ndarray) and xp.zeros((2,)).dtype == np.float32
     np.testing.assert_array_equal(xp.concat([np.ones(2), np.zeros(1)]), [1, 1, 0])
+
+
+def test_numbers_next_to_others() -> None:
+    """Across 0, into subnormals, out to infinity; bit for bit."""
+    for dtype in ("float32", "float64"):
+        tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+        points = np.asarray([0.0, -0.0, tiny, -tiny, 1.0, -1.0, huge, -huge, np.inf, -np.inf], dtype)
+        x, y = (a.reshape(-1) for a in np.meshgrid(points, points))
+        result = ds.compile(xp.nextafter, cache=False, threads=1)(x, y)
+        integers = f"int{result.dtype.itemsize * 8}"
+        with np.errstate(all="ignore"):
+            expected = np.nextafter(x, y)
+        np.testing.assert_array_equal(result.view(integers), expected.view(integers))
+
+
+def test_the_sign_of_a_nan() -> None:
+    x = np.asarray([np.nan, -np.nan, 0.0, -0.0], np.float32)
+    np.testing.assert_array_equal(ds.compile(xp.signbit, cache=False, threads=1)(x), np.signbit(x))
+    magnitudes = ds.compile(lambda x: xp.copysign(xp.ones_like(x), x), cache=False, threads=1)(x)
+    np.testing.assert_array_equal(magnitudes, np.copysign(np.ones_like(x), x))
+
+
+def test_shapes_that_depend_on_data() -> None:
+    x = np.asarray([[3, 0, 3], [0, 1, 0]])
+    for ours, numpys in (
+        (xp.nonzero, np.nonzero),
+        (xp.unique_all, lambda x: (*np.unique(x, True)[:2], *np.unique(x, False, True, True)[1:])),
+        (xp.unique_counts, lambda x: np.unique(x, return_counts=True)),
+        (xp.unique_inverse, lambda x: np.unique(x, return_inverse=True)),
+        (xp.unique_values, lambda x: (np.unique(x),)),
+    ):
+        found = ours(x)
+        for a, b in zip(found if isinstance(found, tuple) else (found,), numpys(x), strict=True):
+            np.testing.assert_array_equal(a, b)
+        with pytest.raises(ds.TraceError, match=r"depends on the data of a traced array.*test_namespace\.py"):
+            ds.compile(ours, cache=False, threads=1)(x)
+
+    def at_known_places(y: Any) -> Any:
+        return y[xp.nonzero(x)]
+
+    np.testing.assert_array_equal(ds.compile(at_known_places, cache=False, threads=1)(x * 2), [6, 6, 2])
+
+
+def test_arrays_of_others_without_a_copy() -> None:
+    x = np.ones(3)
+    assert xp.from_dlpack(x).base is not None and np.shares_memory(xp.from_dlpack(x), x)
+    assert xp.asarray(x, copy=False) is x and not np.shares_memory(xp.from_dlpack(x, copy=True), x)
+    with pytest.raises(ValueError, match="needs a copy"):
+        xp.asarray(x, dtype=xp.float32, copy=False)
