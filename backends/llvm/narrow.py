@@ -1,7 +1,7 @@
 """Floats of 8 and 4 bits and integers of 4 and 2, which memory holds one a byte and registers as float or i8.
 
 A small float moves to float32 by shifting its bits to the top of the fraction and multiplying by the difference of
-the biases: that is exact, subnormal numbers included.
+the biases: that is exact, subnormal numbers included. `POWER` is an exponent alone, that of float32.
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ FLOATS: dict[str, Small] = {
     "f4e2m1fn": Small(1, 1, 0x7, 0x7, 0x8, sign=0x8),
 }
 
+POWER = "f8e8m0fnu"
+"""Powers of two from 2^-127 to 2^127; no sign, no zero; 0xFF is NaN."""
+
 
 def is_narrow(dtype: DType) -> bool:
     """Whether this file is about the type."""
-    return dtype.name in FLOATS or (dtype.is_integer and dtype.bits < 8)
+    return dtype.name in FLOATS or dtype.name == POWER or (dtype.is_integer and dtype.bits < 8)
 
 
 def from_byte(fb: FunctionBuilder, value: V, dtype: DType) -> V:
@@ -56,8 +59,11 @@ def from_byte(fb: FunctionBuilder, value: V, dtype: DType) -> V:
     if dtype.is_integer:
         up = constant(value.type, 8 - dtype.bits)
         return fb.binary("ashr" if dtype.kind == "i" else "lshr", fb.binary("shl", value, up), up)
-    small = FLOATS[dtype.name]
     bits = Num(fb, value).convert("zext", "i32")
+    if dtype.name == POWER:
+        number = where(bits.equals(0), 1 << 22, bits << 23).as_float()  # 2^-127 is below float32's normal numbers
+        return where(bits.equals(0xFF), float("nan"), number).v
+    small = FLOATS[dtype.name]
     magnitude = bits & (small.sign - 1)
     number = (magnitude << (23 - small.mantissa)).as_float() * 2.0 ** (127 - small.bias)
     if small.infinite is not None:
@@ -74,9 +80,13 @@ def to_byte(fb: FunctionBuilder, value: V, dtype: DType) -> V:
     """The inverse of `from_byte`; floats are rounded to nearest even, integers lose their upper bits."""
     if dtype.is_integer:
         return fb.binary("and", value, constant(value.type, (1 << dtype.bits) - 1))
-    small = FLOATS[dtype.name]
     x = Num(fb, value)
     bits = x.bits()
+    if dtype.name == POWER:
+        # 1.5 is halfway, and goes up; what float32 holds between 2^-127 and 2^-126 goes up as well (as in ml_dtypes)
+        exponent = where(bits < 1 << 23, bits + ((1 << 22) - 1), bits + (1 << 22)) >> 23
+        return where((bits < 1) | (bits > 0x7F7FFFFF), 0xFF, exponent).convert("trunc", "i8").v
+    small = FLOATS[dtype.name]
     magnitude = bits & 0x7FFFFFFF
     drop = 23 - small.mantissa
     rebias = (127 - small.bias) << 23

@@ -82,6 +82,7 @@ _ALL: dict[str, DType] = {
         _make("f8e4m3fnuz", "f", 8, ml_dtypes.float8_e4m3fnuz),
         _make("f8e5m2", "f", 8, ml_dtypes.float8_e5m2),
         _make("f8e5m2fnuz", "f", 8, ml_dtypes.float8_e5m2fnuz),
+        _make("f8e8m0fnu", "f", 8, ml_dtypes.float8_e8m0fnu),
         _make("f4e2m1fn", "f", 4, ml_dtypes.float4_e2m1fn),
         i64,
         i32,

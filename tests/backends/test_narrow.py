@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ds_compiler as ds
-from ds_compiler.backends.llvm.narrow import FLOATS
+from ds_compiler.backends.llvm.narrow import FLOATS, POWER
 from ds_compiler.ir import Block, Function, Module, Region, TensorType
 from ds_compiler.ir.dtypes import DType, dtype, f16, f32, i8, i32
 from ds_compiler.ops import Binary, Cast, Return
@@ -30,12 +30,12 @@ def _numbers() -> Array:
     any_bits = rng.integers(0, 2**32, 20000, dtype=np.uint32).view(np.float32)
     sizes = rng.standard_normal(20000) * np.exp(rng.uniform(-14, 14, 20000))
     ties = np.arange(-600, 600, 0.25)
-    powers = 2.0 ** np.arange(-40, 20)
+    powers = np.ldexp(np.array([[1.0], [1.25], [1.5], [1.75]]), np.arange(-150, 128)).reshape(-1)
     special = [0.0, -0.0, np.inf, -np.inf, np.nan]
     return np.concatenate([any_bits, *(part.astype(np.float32) for part in (sizes, ties, powers, np.array(special)))])
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", [*FLOATS, POWER])
 def test_rounding_to_small_floats(name: str) -> None:
     x, to = _numbers(), dtype(name)
     result = _cast(x, f32, to)
@@ -48,7 +48,7 @@ def test_rounding_to_small_floats(name: str) -> None:
 
 
 @pytest.mark.parametrize("wide", [f32, f16], ids=str)
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", [*FLOATS, POWER])
 def test_every_small_float(name: str, wide: DType) -> None:
     source = dtype(name)
     x = np.arange(1 << source.bits, dtype=np.uint8).view(source.numpy)

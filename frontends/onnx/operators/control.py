@@ -1,4 +1,4 @@
-"""If, Loop and Scan.
+"""If and Loop.
 
 A condition that is known at import leaves one branch. Where sizes differ between branches, or change from one
 iteration to the next, they get symbols of their own that the program binds.
@@ -44,7 +44,7 @@ def if_(e: Emitter, n: Node) -> Sequence[Entry | None]:
         for block in blocks:
             _discard(block)
         n.needed(e, condition, "a condition that chooses between sequences or optionals")
-    values = [_tensors(n, branch) for branch in branches]
+    values = [tensors(n, branch) for branch in branches]
     for a, b in zip(*values, strict=True):
         if a.type.dtype != b.type.dtype:
             n.fail(f"the branches yield {a.type} and {b.type}")
@@ -123,7 +123,7 @@ def _known_alike(e: Emitter, a: Value, b: Value) -> bool:
     return x is not None and y is not None and a.type == b.type and x.dtype == y.dtype and np.array_equal(x, y)
 
 
-def _tensors(n: Node, entries: Sequence[Entry]) -> list[Value]:
+def tensors(n: Node, entries: Sequence[Entry]) -> list[Value]:
     for entry in entries:
         if isinstance(entry, Listed):
             n.fail(f"its graph yields {entry}, expected a tensor")
@@ -197,7 +197,7 @@ def _loop_body(body: _Body, iteration: Value, carried: Sequence[Value]) -> tuple
     arguments = [iteration, e.constant(np.asarray(True)), *carried]
     declared = [len(i.type.tensor_type.shape.dim) for i in body.graph.input[:2]]
     arguments[:2] = [e.reshape(v, (1,) * rank) for v, rank in zip(arguments[:2], declared, strict=True)]
-    go_on, *values = _tensors(body.n, body.n.importer.subgraph(body.graph, arguments))
+    go_on, *values = tensors(body.n, body.n.importer.subgraph(body.graph, arguments))
     values = [_as_declared(e, v, o) for v, o in zip(values, body.graph.output[1:], strict=True)]
     count = len(carried)
     return e.truth(e.reshape(go_on, ())), values[:count], values[count:]
@@ -316,70 +316,3 @@ def _while(body: _Body, limit: Value | None, start: Value | None) -> list[Value]
     zero = e.constant(np.asarray(0))
     first = e.constant(np.asarray(True)) if start is None else start
     return e.insert(While((zero, first, *body.enter()), Region(condition), Region(block)))
-
-
-# -- scan ---------------------------------------------------------------------------------------------------------
-@onnx_op("Scan", since=9)
-def scan(e: Emitter, n: Node) -> Sequence[Value | None]:
-    count = n.int("num_scan_inputs", 0)
-    values = n.present()
-    if not 1 <= count <= len(values):
-        n.fail(f"num_scan_inputs = {count} of {len(values)} inputs")
-    inits, scanned = values[: len(values) - count], values[len(values) - count :]
-    graph: GraphProto = n.required("body")
-    outputs = len(graph.output) - len(inits)
-    into, out = _directions(n, "scan_input_directions", count), _directions(n, "scan_output_directions", outputs)
-    reverse = all(into) and all(out)
-    inputs = []
-    for value, axis, flipped in zip(scanned, _axes(n, "scan_input_axes", count), into, strict=True):
-        axis = n.axis(axis, value.type.rank)
-        rest = [a for a in range(value.type.rank) if a != axis]
-        moved = e.transpose(value, (axis, *rest))
-        inputs.append(_flip(e, moved) if flipped and not reverse else moved)
-    length = inputs[0].type.shape[0]
-    for value in inputs[1:]:
-        e.assume(value.type.shape[0], length)
-        if isinstance(value.type.shape[0], int):
-            length = value.type.shape[0]
-    slices = [TensorType(v.type.shape[1:], v.type.dtype) for v in inputs]
-    block = Block([*(v.type for v in inits), *slices])
-    with e.into(block):
-        results = _tensors(n, n.importer.subgraph(graph, block.arguments))
-        carried = []
-        for index, (value, init) in enumerate(zip(results[: len(inits)], inits, strict=True)):
-            if value.type.dtype != init.type.dtype or value.type.rank != init.type.rank:
-                n.fail(f"state {index} is {init.type} before an iteration and {value.type} after it")
-            for a, b in zip(value.type.shape, init.type.shape, strict=True):
-                e.assume(a, b)
-            carried.append(e.reshape(value, init.type.shape))
-        e.insert(Yield((*carried, *results[len(inits) :])))
-    final: list[Value] = e.insert(Scan(tuple(inits), tuple(inputs), length, Region(block), reverse))
-    stacked = []
-    for value, axis, flipped in zip(final[len(inits) :], _axes(n, "scan_output_axes", outputs), out, strict=True):
-        axis = n.axis(axis, value.type.rank)
-        if flipped and not reverse:
-            value = _flip(e, value)
-        order = list(range(1, value.type.rank))
-        order.insert(axis, 0)
-        stacked.append(e.transpose(value, order))
-    return [*final[: len(inits)], *stacked]
-
-
-def _directions(n: Node, name: str, count: int) -> list[bool]:
-    return [bool(v) for v in _listed(n, name, count)]
-
-
-def _axes(n: Node, name: str, count: int) -> list[int]:
-    return _listed(n, name, count)
-
-
-def _listed(n: Node, name: str, count: int) -> list[int]:
-    found = list(n.ints(name)) or [0] * count
-    if len(found) != count:
-        n.fail(f"attribute '{name}' has {len(found)} entries, expected {count}")
-    return found
-
-
-def _flip(e: Emitter, value: Value) -> Value:
-    """The first axis backwards."""
-    return e.slice(value, 0, value.type.shape[0] - 1, -1, -1)

@@ -28,7 +28,6 @@ from tests.conformance.cases import array, cases
 SKIPPED: dict[str, str] = {
     "test_bernoulli": "random",
     "test_randomuniformlike": "random",
-    "test_scan_sum": "Scan of opset 8, which had a batch axis",
     "test_training_dropout": "training mode, random",
 }
 """Cases by how their names begin, with the reason. Cases of sequences, optionals, maps, strings and element types

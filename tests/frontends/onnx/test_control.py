@@ -1,4 +1,4 @@
-"""If, Loop and Scan against onnxruntime; the sizes that branches and iterations change; assumed sizes."""
+"""If, Loop and Scan (opset 9 on) against onnxruntime; the sizes that branches and iterations change; assumed sizes."""
 
 from __future__ import annotations
 
