@@ -23,9 +23,9 @@ ALWAYS: Final = frozenset({"ImageDecoder", "ZipMap"})
 """Operators that no program computes, whatever they read."""
 
 ON_STRINGS: Final = frozenset({
-    "Cast", "Concat", "Constant", "Equal", "Expand", "Flatten", "Gather", "Identity", "LabelEncoder", "OneHotEncoder",
-    "RegexFullMatch", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "StringConcat", "StringNormalizer",
-    "StringSplit", "TfIdfVectorizer", "Tile", "Transpose", "Unsqueeze", "Where",
+    "ArrayFeatureExtractor", "Cast", "Concat", "Constant", "Equal", "Expand", "Flatten", "Gather", "Identity",
+    "LabelEncoder", "OneHotEncoder", "RegexFullMatch", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze",
+    "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer", "Tile", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 """Operators that may read or yield strings."""
 

@@ -1,4 +1,4 @@
-"""Exported models after onnxruntime's own tools: transformer optimizer, float16 conversion, quantisation.
+"""Models after onnxruntime's own tools: transformer optimizer, float16 conversion, quantisation.
 
 The files are made at test time from the cached ones. onnxruntime runs the same file and is the reference. Weights are
 quantised to 7 bits (``reduce_range``): with 8, onnxruntime's kernels saturate sums on processors without VNNI.
@@ -6,25 +6,61 @@ quantised to 7 bits (``reduce_range``): with 8, onnxruntime's kernels saturate s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import pytest
 
 import ds_compiler as ds
 from bench.models import MODELS, ModelSpec
 from tests.models.fetch import ModelUnavailable
+from tests.models.rounded import run_rounded
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("sympy")  # onnxruntime's tools need it
 
-TRANSFORMERS = {"bert_small": "bert", "bert_small_eager": "bert", "gpt2_small": "bert", "vit_small": "vit"}
-TRANSFORMERS |= {"llama_small": "gpt2"}  # the optimizer's fusions for "gpt2" fail on the other one's graph
-MODELS_TO_QUANTIZE = (*TRANSFORMERS, "mobilenet_v2_small")
+_REFUSED = onnxruntime.capi.onnxruntime_pybind11_state.Fail
+
 Array = np.ndarray[Any, Any]
+
+TRANSFORMERS = {
+    "bert_small": "bert", "bert_small_eager": "bert", "gpt2_small": "gpt2", "llama_small": "gpt2", "vit_small": "vit",
+    "bert_base": "bert", "gpt2": "gpt2", "llama": "gpt2", "vit_base": "vit",
+}  # fmt: skip
+"""Exported transformers, and what the optimizer takes them for."""
+
+PUBLISHED = ("silero_vad", "silero_vad_16k_op15", "silero_vad_16k_sequence", "ppocr_det", "ppocr_rec", "ppocr_cls",
+             "magika", "vit_s_focus", "wakeword_embedding", "wakeword_melspectrogram")  # fmt: skip
+CONVERTED = (*TRANSFORMERS, "mobilenet_v2_small", "mobilenet_v2", *PUBLISHED)
+
+TOOL_FAILS = {
+    ("float16", "silero_vad"): "the tool leaves an If whose branches' types differ from what it states; invalid",
+    (
+        "float16",
+        "silero_vad_16k_op15",
+    ): "the tool leaves an If whose branches' types differ from what it states; invalid",
+    ("float16", "vit_s_focus"): "onnxruntime's cubic Resize, which takes float32 only, refuses the converted scales",
+    ("qdq", "channel", "magika"): "the tool compares an array of scales as if it were one number, and raises",
+    ("qoperator", "channel", "magika"): "the tool compares an array of scales as if it were one number, and raises",
+}
+"""Cases in which no model comes out that onnxruntime itself runs, and why."""
+
+ROUNDING = 1e-6
+"""By how much inputs are moved to see how far roundings move a model's outputs: eight steps of float32."""
+
+
+def cases(*tool: str, names: Iterable[str]) -> list[Any]:
+    """A parameter for each model; those that the tool fails on must go on failing in it or in onnxruntime."""
+    found = []
+    for name in names:
+        reason = TOOL_FAILS.get((*tool, name))
+        marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True, raises=(ValueError, _REFUSED))]
+        found.append(pytest.param(*tool, name, id="-".join((*tool, name)), marks=marks))
+    return found
 
 
 def path_of(spec: ModelSpec) -> Path:
@@ -34,11 +70,14 @@ def path_of(spec: ModelSpec) -> Path:
         pytest.skip(str(error))
 
 
-def check_model(path: Path, spec: ModelSpec, tolerance: float, threads: int = 1) -> None:
+def check_model(
+    path: Path, spec: ModelSpec, tolerance: float, further: Callable[[Any], list[Array]] | None = None
+) -> None:
     """Both engines agree at two sizes, within `tolerance` as the ratio of 2-norms.
 
-    Where onnxruntime's own optimisations move its result further than that (random weights amplify roundings), no more
-    is asked of ours than to be as close to one of its two results as they are to each other.
+    Roundings amplify in deep networks, and a value next to a tie of a quantisation moves what follows by a whole step.
+    No more is asked of ours than to be as close to one of the reference's results as these are to each other: with and
+    without its optimisations, and for inputs that differ by a rounding. `further` gives one more such result.
     """
     sessions = []
     for level in ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL"):
@@ -47,16 +86,34 @@ def check_model(path: Path, spec: ModelSpec, tolerance: float, threads: int = 1)
         options.log_severity_level = 3
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
         sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
-    model = ds.compile(path, threads=threads)
+    model = ds.compile(path, threads=1)
     for seed, dims in enumerate(spec.dims[:2]):
-        feeds = spec.inputs(seed=seed, **dims)
-        feeds = {i.name: feeds[i.name].astype(np.float16) if "float16" in i.type else feeds[i.name]
+        given = spec.inputs(seed=seed, **dims)
+        feeds = {i.name: given[i.name].astype(np.float16) if "float16" in i.type else given[i.name]
                  for i in sessions[0].get_inputs()}  # fmt: skip
-        wanted = [session.run(None, feeds) for session in sessions]
-        for got, optimised, plain in zip(model.run(None, feeds), *wanted, strict=True):
-            assert (got.shape, got.dtype) == (plain.shape, plain.dtype)
-            error = min(_distance(got, optimised), _distance(got, plain))
-            assert error <= max(tolerance, _distance(optimised, plain)), f"{dims}: error {error:.2g} of the norm"
+        results = [session.run(None, moved) for moved in moved_inputs(feeds) for session in sessions]
+        if further is not None:
+            results.append(further(feeds))
+        for got, *wanted in zip(model.run(None, feeds), *results, strict=True):
+            assert (got.shape, got.dtype) == (wanted[0].shape, wanted[0].dtype)
+            error = min(_distance(got, want) for want in wanted)
+            spread = max(_distance(a, b) for a in wanted for b in wanted)
+            assert error <= max(tolerance, spread), f"{dims}: error {error:.2g} of the norm, spread {spread:.2g}"
+
+
+def moved_inputs(feeds: dict[str, Array]) -> list[dict[str, Array]]:
+    """The inputs, and three times the inputs with floats moved by a rounding."""
+    rng = np.random.default_rng(0)
+    found = [feeds]
+    if any(x.dtype == np.float32 for x in feeds.values()):
+        found += [{name: _moved(rng, x) for name, x in feeds.items()} for _ in range(3)]
+    return found
+
+
+def _moved(rng: np.random.Generator, x: Array) -> Array:
+    if x.dtype != np.float32:
+        return x
+    return (x * (1 + rng.uniform(-ROUNDING, ROUNDING, x.shape))).astype(np.float32)
 
 
 def _distance(a: Array, b: Array) -> float:
@@ -67,13 +124,27 @@ def _distance(a: Array, b: Array) -> float:
 def optimised(spec: ModelSpec, target: Path, half: bool) -> None:
     from onnxruntime.transformers.optimizer import optimize_model
 
-    heads, width = 4, 128
-    model = optimize_model(
-        str(path_of(spec)), TRANSFORMERS[spec.name], num_heads=heads, hidden_size=width, use_gpu=False
-    )
+    source = target.with_name("source.onnx")
+    onnx.save(with_biases(onnx.load(path_of(spec))), source)
+    heads, width = (4, 128) if "small" in spec.name else (12, 768)
+    model = optimize_model(str(source), TRANSFORMERS[spec.name], num_heads=heads, hidden_size=width, use_gpu=False)
+    assert any(node.domain == "com.microsoft" for node in model.model.graph.node)
     if half:
         model.convert_float_to_float16(keep_io_types=True)
     model.save_model_to_file(str(target))
+
+
+def with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a bias in every Gemm: exporters leave out zeros, and the optimizer cannot do without."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and len(node.input) == 2 and node.input[1] in weights:
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            width = weights[node.input[1]].dims[0 if transposed else 1]
+            bias = onnx.numpy_helper.from_array(np.zeros(width, np.float32), f"{node.name}_bias")
+            model.graph.initializer.append(bias)
+            node.input.append(bias.name)
+    return model
 
 
 @pytest.mark.slow
@@ -86,13 +157,15 @@ def test_optimizer(name: str, half: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS_TO_QUANTIZE)
-def test_float16_conversion(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tool", "name"), cases("float16", names=CONVERTED))
+def test_float16_conversion(tool: str, name: str, tmp_path: Path) -> None:
+    """onnxruntime computes such models in float32 throughout; ONNX says that each node's result is rounded."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     spec, path = MODELS[name], tmp_path / "model.onnx"
-    onnx.save(convert_float_to_float16(onnx.load(path_of(spec)), keep_io_types=True), path)
-    check_model(path, spec, 1e-2)
+    model = convert_float_to_float16(onnx.load(path_of(spec)), keep_io_types=True)
+    onnx.save(model, path)
+    check_model(path, spec, 1e-2, lambda feeds: run_rounded(model, feeds))
 
 
 class Samples:
@@ -128,18 +201,25 @@ def _static(operators: bool) -> Callable[[ModelSpec, Path, Path, bool], None]:
     return quantize
 
 
+PER_CHANNEL = 13
+"""The opset from which scales may belong to channels; the tool writes such scales into older models too."""
+
 TOOLS = {"dynamic": _dynamic, "qdq": _static(False), "qoperator": _static(True)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", [False, True], ids=["tensor", "channel"])
-@pytest.mark.parametrize("tool", TOOLS)
-@pytest.mark.parametrize("name", MODELS_TO_QUANTIZE)
-def test_quantisation(name: str, tool: str, channels: bool, tmp_path: Path) -> None:
-    """A value next to a tie is rounded up by one engine and down by the other, and moves what follows by a step."""
+@pytest.mark.parametrize(
+    ("tool", "channels", "name"),
+    [case for tool in TOOLS for channels in ("tensor", "channel") for case in cases(tool, channels, names=CONVERTED)],
+)
+def test_quantisation(tool: str, channels: str, name: str, tmp_path: Path) -> None:
     from onnxruntime.quantization import shape_inference
 
     spec, prepared, path = MODELS[name], tmp_path / "prepared.onnx", tmp_path / "model.onnx"
-    shape_inference.quant_pre_process(str(path_of(spec)), str(prepared), skip_symbolic_shape=True)
-    TOOLS[tool](spec, prepared, path, channels)
+    source = path_of(spec)
+    if onnx.load(source).opset_import[0].version < PER_CHANNEL:
+        source = tmp_path / "newer.onnx"
+        onnx.save(onnx.version_converter.convert_version(onnx.load(path_of(spec)), PER_CHANNEL), source)
+    shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    TOOLS[tool](spec, prepared, path, channels == "channel")
     check_model(path, spec, 2e-2)

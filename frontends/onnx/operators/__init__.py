@@ -41,6 +41,7 @@ from ds_compiler.frontends.onnx.operators import (
     slicing,
     softmax,
     spectral,
+    support_vectors,
     trees,
     unique,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "slicing",
     "softmax",
     "spectral",
+    "support_vectors",
     "trees",
     "unique",
 ]

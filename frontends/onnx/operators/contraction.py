@@ -41,17 +41,20 @@ def gemm_node(e: Emitter, n: Node) -> Value:
 
 
 def gemm(e: Emitter, n: Node) -> Value:
-    """``alpha * A · B + beta * C`` by the inputs and attributes of a Gemm."""
+    """``alpha * A · B + beta * C`` by the inputs and attributes of a Gemm; narrow floats as f32, rounded once."""
     a, b, c = n.input(0), n.input(1), n.optional(2)
     if a.type.rank != 2 or b.type.rank != 2:
         n.fail(f"takes matrices, got {a.type} and {b.type}")
     if a.type.dtype != b.type.dtype:
         n.fail(f"element types differ: {a.type}, {b.type}")
     axes = (0 if n.int("transA", 0) else 1,), (1 if n.int("transB", 0) else 0,)
-    product = e.cast(e.emit(DotGeneral(e.wide(a), e.wide(b), (), (), *axes)), a.type.dtype)
+    result = e.emit(DotGeneral(e.wide(a), e.wide(b), (), (), *axes))
     alpha, beta = n.float("alpha", 1.0), n.float("beta", 1.0)
     if alpha != 1:
-        product = e.binary("mul", product, alpha)
-    if c is None or beta == 0:
-        return product
-    return e.binary("add", product, c if beta == 1 else e.binary("mul", c, beta))
+        result = e.binary("mul", result, alpha)
+    if c is not None and beta != 0:
+        if c.type.dtype != a.type.dtype:
+            n.fail(f"element types differ: {a.type}, {c.type}")
+        c = e.wide(c)
+        result = e.binary("add", result, c if beta == 1 else e.binary("mul", c, beta))
+    return e.cast(result, a.type.dtype)

@@ -1,4 +1,7 @@
-"""Convolution and its transpose; the bias is a broadcast and an addition, which join the convolution's kernel."""
+"""Convolution and its transpose; the bias is a broadcast and an addition, which join the convolution's kernel.
+
+Narrow floats are computed as f32 and rounded once, after the bias.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,15 @@ def kernel_sizes(n: Node, x: Value, weight: Value) -> tuple[int, ...]:
 
 
 def _biased(e: Emitter, n: Node, result: Value) -> Value:
-    bias = n.optional(2)
-    if bias is None:
-        return result
-    if bias.type.rank != 1:
-        n.fail(f"the bias is {bias.type}, expected a vector")
-    return e.binary("add", result, e.broadcast(bias, result.type.shape, (1,)))
+    """The result with its bias, in the element type of the first input."""
+    bias, dtype = n.optional(2), n.input(0).type.dtype
+    if bias is not None:
+        if bias.type.rank != 1:
+            n.fail(f"the bias is {bias.type}, expected a vector")
+        if bias.type.dtype != dtype:
+            n.fail(f"element types differ: {n.input(0).type}, bias {bias.type}")
+        result = e.binary("add", result, e.broadcast(e.wide(bias), result.type.shape, (1,)))
+    return e.cast(result, dtype)
 
 
 @onnx_op("Conv")
@@ -43,7 +49,7 @@ def conv(e: Emitter, n: Node) -> Value:
     if x.type.dtype != weight.type.dtype:
         n.fail(f"element types differ: {x.type}, {weight.type}")
     result = e.emit(Conv(e.wide(x), e.wide(weight), w.strides, w.low, w.high, w.dilations, n.int("group", 1)))
-    return _biased(e, n, e.cast(result, x.type.dtype))
+    return _biased(e, n, result)
 
 
 @onnx_op("ConvTranspose")
@@ -51,6 +57,8 @@ def conv_transpose(e: Emitter, n: Node) -> Value:
     """Output elements that ``output_padding`` or ``output_shape`` adds behind the last tap hold the bias alone."""
     x, weight = n.input(0), n.input(1)
     kernel = kernel_sizes(n, x, weight)
+    if x.type.dtype != weight.type.dtype:
+        n.fail(f"element types differ: {x.type}, {weight.type}")
     rank = len(kernel)
     strides, dilations = per_axis(n, "strides", rank), per_axis(n, "dilations", rank)
     extra = n.ints("output_padding", (0,) * rank)
@@ -76,7 +84,8 @@ def conv_transpose(e: Emitter, n: Node) -> Value:
         low.append(first)
         high.append(maximum(last, 0))
         behind.append(maximum(-last, 0))
-    result = e.emit(ConvTranspose(x, weight, strides, tuple(low), tuple(high), dilations, n.int("group", 1)))
+    groups = n.int("group", 1)
+    result = e.emit(ConvTranspose(e.wide(x), e.wide(weight), strides, tuple(low), tuple(high), dilations, groups))
     if any(width != 0 for width in behind):
         zero = e.scalar(0, result.type.dtype)
         result = e.emit(Pad(result, zero, (0,) * (rank + 2), (0, 0, *behind)))

@@ -10,7 +10,7 @@ from ds_compiler.frontends.onnx.emitter import Emitter
 from ds_compiler.frontends.onnx.index_checks import check_indices
 from ds_compiler.frontends.onnx.node import Node
 from ds_compiler.frontends.onnx.registry import onnx_op
-from ds_compiler.ir import Value
+from ds_compiler.ir import TensorType, Value
 from ds_compiler.ir.dtypes import f32, i64
 from ds_compiler.ops import ArgReduce, DotGeneral, Gather, Predicate
 
@@ -144,6 +144,45 @@ def label_encoder(e: Emitter, n: Node) -> Value:
     place = e.emit(ArgReduce(e.cast(equal, i64), 1, "max"))  # the first of equal keys
     value = e.emit(Gather(e.constant(values.reshape(-1)), place, 0))
     return e.reshape(e.select(found, value, e.constant(default)), x.type.shape)
+
+
+@onnx_op("OneHotEncoder", domain=DOMAIN)
+def one_hot_encoder(e: Emitter, n: Node) -> Value:
+    """A row of zeros with a one at the place of the element's category, on a new last axis; without one, of zeros."""
+    if n.has("cats_strings"):
+        n.fail("strings are the host's")
+    categories = np.asarray(n.required("cats_int64s"), np.int64)
+    if not len(categories):
+        n.fail("attribute cats_int64s is empty")
+    x = n.input(0)
+    if not n.int("zeros", 1):
+        n.fail("zeros=0 (an unknown category is an error) is not supported")
+    last = {
+        int(category): place for place, category in enumerate(categories)
+    }  # of equal categories the last one counts
+    single = np.array([last[int(c)] == place for place, c in enumerate(categories)])
+    whole = e.cast(e.reshape(x, (*x.type.shape, 1)), i64)
+    equal = e.binary("and", e.compare("eq", whole, e.constant(categories)), e.constant(single))
+    return e.cast(equal, f32)
+
+
+@onnx_op("FeatureVectorizer", domain=DOMAIN)
+def feature_vectorizer(e: Emitter, n: Node) -> Value:
+    """Columns of all inputs side by side, as f32; ``inputdimensions`` says how many each gives: fewer are cut off, more
+    are filled with zeros."""
+    parts = []
+    for x, width in zip(n.present(), n.ints("inputdimensions"), strict=True):
+        if x.type.rank not in (1, 2):
+            n.fail(f"an input is {x.type}, expected one or two axes")
+        x = e.cast(e.reshape(x, (1, *x.type.shape)) if x.type.rank == 1 else x, f32)
+        rows, columns = x.type.shape
+        if not isinstance(columns, int):
+            n.fail(f"the number of columns of {x.type} must be known")
+        x = e.slice(x, 1, 0, min(columns, width))
+        if width > columns:
+            x = e.concat([x, e.full(0, TensorType((rows, width - columns), f32))], 1)
+        parts.append(x)
+    return e.concat(parts, 1)
 
 
 def _table(n: Node, side: str) -> Array:

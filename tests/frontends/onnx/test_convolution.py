@@ -8,6 +8,7 @@ import pytest
 from ds_compiler.frontends.onnx import import_model
 from ds_compiler.ir import CompileError
 from tests.frontends.onnx.node_cases import NodeCase, check_case, node_cases
+from tests.frontends.onnx.opened import node_model, results
 from tests.frontends.onnx.symbolic import check_sizes, single_node
 
 PLANES = tuple({"n": 1 + h % 2, "h": h, "w": w} for h, w in [(7, 8), (8, 9), (9, 10), (12, 7)])
@@ -85,3 +86,22 @@ def test_channels_must_fit() -> None:
 def test_pads_must_fit() -> None:
     with pytest.raises(CompileError, match="4 entries"):
         import_model(single_node("Conv", [["n", 4, "h", "w"]], {1: weight(6, 4, 3, 3)}, pads=[1, 1]))
+
+
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose", "Gemm"])
+def test_float16_is_rounded_once_after_the_bias(operator: str) -> None:
+    """Sums of products that cancel against the bias keep the digits that a sum rounded before it would lose."""
+    rng = np.random.default_rng(2)
+    shape = ((8, 64), (64, 16)) if operator == "Gemm" else ((2, 16, 5, 5), (16, 16, 1, 1))
+    x, w = (rng.uniform(1, 2, s).astype(np.float16) for s in shape)
+    bias = np.full(16, -2.25 * shape[1][0 if operator == "Gemm" else 1], np.float16)
+    given = [a.astype(np.float64) for a in (x, w, bias)]
+    if operator == "Gemm":
+        exact = given[0] @ given[1] + given[2]
+    else:
+        exact = np.einsum("nchw,oc->nohw" if operator == "Conv" else "nchw,co->nohw", given[0], given[1][..., 0, 0])
+        exact += given[2][:, None, None]
+    found = results(node_model(operator, [x], constants={1: w, 2: bias}), [x])[0]
+    assert found.dtype == np.float16
+    steps = np.abs(found - exact) / np.spacing(np.maximum(np.abs(exact), 2**-3).astype(np.float16)).astype(np.float64)
+    assert steps.max() <= 0.51
