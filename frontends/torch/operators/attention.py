@@ -1,6 +1,6 @@
-"""Scaled dot-product attention, in the form that the pass `attention` finds, and its derivative.
+"""Scaled dot-product attention and its derivative: composites, as `ds_compiler.ops.derivatives.attention` writes them.
 
-The derivative keeps no matrix of weights: it computes them again from the logarithm of their sum.
+Neither keeps the matrix of weights: the derivative computes them again from the logarithms of their rows' sums.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from typing import Any
 
 from ds_compiler.frontends.torch.emitter import Emitter
 from ds_compiler.frontends.torch.registry import aten
-from ds_compiler.ir import Dim, Expr, Value
+from ds_compiler.ir import Block, Builder, Dim, Expr, Region, Value
 from ds_compiler.ir.dims import floordiv
 from ds_compiler.ir.dtypes import bool_
-from ds_compiler.ops import Predicate
+from ds_compiler.ops import Composite, Yield
+from ds_compiler.ops.derivatives import Terms
+from ds_compiler.ops.derivatives.attention import attention_gradient, with_log_sums
 
 _BATCH = (0, 1)
 
@@ -36,18 +38,12 @@ def attention(
 ) -> tuple[Value, Value]:
     """(result [batch, heads, queries, size], log of the sum of exponentials [batch, heads, queries])"""
     dtype = q.type.dtype
-    q, k, v = e.wide(q), e.wide(k), e.wide(v)
-    k, v = _repeated(e, k, q.type.shape[1]), _repeated(e, v, q.type.shape[1])
-    scores = _scores(e, q, k, is_causal, attn_mask, scale)
-    top = e.reduce(scores, (3,), "max", True)
-    weights = e.unary("exp", e.binary("sub", scores, top))
-    total = e.reduce(weights, (3,), "sum", True)
-    shares = e.binary("div", weights, total)
-    if attn_mask is not None:  # a row that the mask hides is 0, not NaN
-        shares = e.select(e.emit(Predicate(shares, "isnan")), e.full(0, shares.type), shares)
-    result = e.product(shares, v, _BATCH, (3, 2))
-    logarithm = e.binary("add", e.unary("log", total), top)
-    return e.cast(result, dtype), e.reshape(logarithm, logarithm.type.shape[:3])
+    plain = _attention(e, q, k, v, is_causal, attn_mask, scale)
+    kept = with_log_sums(plain)
+    plain.drop()
+    e.insert(kept)
+    result, logarithm = _settle(kept)
+    return e.cast(result, dtype), logarithm
 
 
 @aten("aten._scaled_dot_product_flash_attention_for_cpu_backward.default", when=_no_dropout)
@@ -65,24 +61,61 @@ def attention_backward(
     scale: float | None = None,
 ) -> tuple[Value, Value, Value]:
     """Gradients of q, k, v."""
-    dtype = q.type.dtype
-    grad, q, k, v, out = (e.wide(x) for x in (grad, q, k, v, out))
-    logsumexp = e.cast(logsumexp, q.type.dtype)
-    own = k.type.shape[1]
-    k, v = _repeated(e, k, q.type.shape[1]), _repeated(e, v, q.type.shape[1])
-    scores = _scores(e, q, k, is_causal, attn_mask, scale)
-    batch, heads, queries = scores.type.shape[:3]
-    shares = e.unary("exp", e.binary("sub", scores, e.reshape(logsumexp, (batch, heads, queries, 1))))
-    if attn_mask is not None:
-        shares = e.select(e.emit(Predicate(shares, "isnan")), e.full(0, shares.type), shares)
-    grad_v = e.product(shares, grad, _BATCH, (2, 2))
-    grad_shares = e.product(grad, v, _BATCH, (3, 3))
-    along = e.reduce(e.binary("mul", grad, out), (3,), "sum", True)
-    grad_scores = e.binary("mul", e.binary("mul", shares, e.binary("sub", grad_shares, along)), _scale(e, q, scale))
-    grad_q = e.product(grad_scores, k, _BATCH, (3, 2))
-    grad_k = e.product(grad_scores, q, _BATCH, (2, 2))
-    grad_k, grad_v = _gathered(e, grad_k, own), _gathered(e, grad_v, own)
-    return e.cast(grad_q, dtype), e.cast(grad_k, dtype), e.cast(grad_v, dtype)
+    dtype, own = q.type.dtype, k.type.shape[1]
+    plain = _attention(e, q, k, v, is_causal, attn_mask, scale)
+    terms = Terms(e.block, location=e.location)
+    results = e.wide(out), e.cast(logsumexp, plain.result.type.dtype)
+    with terms.recording() as made:
+        gradients = attention_gradient(terms, plain, plain.inputs, results, e.wide(grad))
+    plain.drop()
+    (composite,) = (op for op in made if isinstance(op, Composite))
+    settled: dict[Value, Value] = dict(zip(composite.results, _settle(composite), strict=True))
+    of_q, of_k, of_v = (settled.get(x, x) for x in gradients)
+    of_k, of_v = _gathered(e, of_k, own), _gathered(e, of_v, own)
+    return e.cast(of_q, dtype), e.cast(of_k, dtype), e.cast(of_v, dtype)
+
+
+def _attention(
+    e: Emitter, q: Value, k: Value, v: Value, is_causal: bool, mask: Value | None, scale: float | None
+) -> Composite:
+    """Attention of q, k, v, not inserted; it is computed in 32 bits at least."""
+    heads = q.type.shape[1]
+    inputs = [e.wide(q), *(_repeated(e, e.wide(x), heads) for x in (k, v))]
+    if mask is not None:
+        inputs.append(mask)
+    block = Block([x.type for x in inputs])
+    inner = Emitter(block)
+    inner.location = e.location
+    q, k, v, *masks = block.arguments
+    scores = _scores(inner, q, k, is_causal, masks[0] if masks else None, scale)
+    top = inner.reduce(scores, (3,), "max", True)
+    if masks:  # of a row that the mask hides all weights are 0, not NaN
+        top = inner.select(inner.compare("eq", top, -math.inf), inner.full(0, top.type), top)
+    weights = inner.unary("exp", inner.binary("sub", scores, top))
+    total = inner.reduce(weights, (3,), "sum", True)
+    if masks:
+        total = inner.select(inner.compare("eq", total, 0), inner.full(1, total.type), total)
+    result = inner.product(inner.binary("div", weights, total), v, _BATCH, (3, 2))
+    inner.insert(Yield((result,)))
+    composite = Composite(tuple(inputs), Region(block), "attention")
+    composite.location = e.location
+    return composite
+
+
+def _settle(composite: Composite) -> list[Value]:
+    """The results of an attention that is inserted; without a kernel, which needs head sizes that are known, those of
+    the primitives that it means."""
+    arguments = composite.body.block.arguments
+    if all(isinstance(x.type.shape[-1], int) for x in arguments[:3]):
+        return list(composite.results)
+    mapping: dict[Value, Value] = dict(zip(arguments, composite.inputs, strict=True))
+    builder = Builder(before=composite)
+    for op in composite.body.block:
+        if not op.is_terminator:
+            builder.insert(op.clone(mapping))
+    values = [mapping[v] for v in composite.body.block.terminator.operands]
+    composite.replace_with(*values)
+    return values
 
 
 def _repeated(e: Emitter, x: Value, heads: Dim) -> Value:

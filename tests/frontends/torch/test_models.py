@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +125,9 @@ def test_forward_and_backward_are_as_in_eager_mode(make: Callable[[], Case]) -> 
     assert not report.fallbacks
     assert [g.kind for g in report.graphs] == ["forward", "backward"]
     assert not torch._dynamo.utils.counters["graph_break"]
+    layers = 0 if make is _resnet else 2
+    forward, backward = (Counter(k.tier for k in g.programs[0].report().kernels) for g in report.graphs)
+    assert forward["attention"] == layers and backward["attention_backward"] == layers
 
 
 @pytest.mark.parametrize("make", [_bert, _gpt2, _vit], ids=lambda f: f.__name__[1:])
