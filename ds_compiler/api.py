@@ -76,6 +76,7 @@ def compile(
     donate: str | Sequence[str] = (),
     check_nan: bool = False,
     example_inputs: Any = None,
+    strict: bool = False,
     precision: None = None,
     memory_budget: None = None,
     mesh: None = None,
@@ -103,6 +104,9 @@ def compile(
         check_nan: for a function, raise `NonFiniteError` if a result holds NaN or an infinity; it names the line that
             made it. Nothing is donated then, so that all arguments are still there.
         example_inputs: for a `torch.nn.Module`, a tuple of arguments, or a dict of them by name.
+        strict: for an ONNX model, compute as ONNX's reference implementation does where that is less exact or differs
+            from other runtimes: 16-bit floats are rounded after each step, and operators on them that ONNX defines by
+            simpler ones are those. Slower; for comparisons.
         precision, memory_budget, mesh: not built yet.
 
     Returns:
@@ -122,7 +126,7 @@ def compile(
     kind = "function" if model is None or network or _is_function(model) else "model"
     kind = "module" if _is_torch_module(model) else kind
     refused: dict[str, Any] = {"precision": precision, "memory_budget": memory_budget, "mesh": mesh}
-    refused |= {"dims": dims} if kind != "model" else {"dynamic": dynamic}
+    refused |= {"dims": dims, "strict": strict or None} if kind != "model" else {"dynamic": dynamic}
     refused |= {"donate": donate or None, "check_nan": check_nan or None} if kind != "function" else {}
     refused |= {"example_inputs": example_inputs} if kind != "module" else {}
     for name, value in refused.items():
@@ -141,9 +145,9 @@ def compile(
             raise CompileError(f"compile() for target='{target}' takes models yet, no functions or modules")
         from ds_compiler.gpu import build_for_gpu
 
-        return build_for_gpu(Source.of(model, dims), target, "gpu" if passes is None else passes, verify)
+        return build_for_gpu(Source.of(model, dims, strict=strict), target, "gpu" if passes is None else passes, verify)
     if kind == "model":
-        return _compile_model(Source.of(model, dims), shared)
+        return _compile_model(Source.of(model, dims, strict=strict), shared)
     if kind == "module":
         from ds_compiler.torch.exported import compile_exported
 
@@ -175,7 +179,11 @@ def _compile_model(source: Source, options: Mapping[str, Any]) -> CompiledModel 
             from ds_compiler.hosted import HostedModel
 
             whole = load_model(source.model)
-            return HostedModel(whole.proto, lambda part: _compile_model(Source.of(part, source.dims), options), error)
+
+            def compiled(part: Any) -> CompiledModel | SpecializedModel | HostedModel:
+                return _compile_model(Source.of(part, source.dims, strict=source.strict), options)
+
+            return HostedModel(whole.proto, compiled, error)
         from ds_compiler.specialized import SpecializedModel
 
         return SpecializedModel(source, options, error)
@@ -240,7 +248,7 @@ def _key(source: Source, store: Cache, target: str, passes: str, verify: bool) -
         content = source.fingerprint(store.folder / _NOTES)
     except Uncacheable:
         return None
-    options = {"dims": sorted(source.dims.items()), "passes": passes, "verify": verify}
+    options = {"dims": sorted(source.dims.items()), "passes": passes, "verify": verify, "strict": source.strict}
     options |= {"given": sorted(source.given.items())} if source.given is not None else {}
     return cached.cache_key(content, source.name, target, options)
 

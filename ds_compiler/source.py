@@ -45,15 +45,17 @@ class Source:
         dims: sizes to fix, by symbol.
         given: what the program holds for beyond the types of an ONNX model's inputs
             (`ds_compiler.frontends.onnx.given`), by input; None: nothing.
+        strict: import an ONNX model as `ds_compiler.frontends.onnx.strict` says.
     """
 
     model: Any
     name: str
     dims: Mapping[str, int]
     given: Mapping[str, Given] | None = None
+    strict: bool = False
 
     @staticmethod
-    def of(model: Any, dims: Mapping[str, int] | None = None) -> Source:
+    def of(model: Any, dims: Mapping[str, int] | None = None, *, strict: bool = False) -> Source:
         """The source that the user means.
 
         Raises:
@@ -61,11 +63,11 @@ class Source:
         """
         if isinstance(model, str | os.PathLike):
             path = Path(os.fsdecode(model))
-            return Source(path, path.stem, dict(dims or {}))
+            return Source(path, path.stem, dict(dims or {}), None, strict)
         if isinstance(model, bytes | bytearray | memoryview):
-            return Source(bytes(model), "model", dict(dims or {}))
+            return Source(bytes(model), "model", dict(dims or {}), None, strict)
         if hasattr(model, "SerializeToString") and hasattr(model, "opset_import"):
-            return Source(model, model.graph.name or "model", dict(dims or {}))
+            return Source(model, model.graph.name or "model", dict(dims or {}), None, strict)
         if hasattr(model, "functions") and hasattr(model, "main"):
             return Source(model, "module", dict(dims or {}))
         what = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -90,7 +92,7 @@ class Source:
             return load_module(self.model)
         from ds_compiler.frontends.onnx import import_model
 
-        return import_model(self.model, dims=self.dims, given=self.given)
+        return import_model(self.model, dims=self.dims, given=self.given, strict=self.strict)
 
     def fingerprint(self, notes: Path) -> str:
         """Hexadecimal hash of the content; `notes` is the folder where hashes of files are remembered.

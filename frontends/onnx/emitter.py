@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ds_compiler.frontends.onnx import shapes
+from ds_compiler.frontends.onnx import shapes, strict
 from ds_compiler.ir import Block, CompileError, Dim, DType, Expr, Location, Operation, TensorType, Value, symbol
 from ds_compiler.ir.dims import broadcast_dim, symbols_of
 from ds_compiler.ir.dtypes import bool_, f32, from_numpy, i64
@@ -86,10 +86,10 @@ class _Scope:
 
 
 class Emitter:
-    """Inserts at the end of the innermost open block; `root` is the function's block."""
+    """Inserts at the end of the innermost open block; `root` is the function's block. `strict`: see that file."""
 
-    def __init__(self, root: Block) -> None:
-        self.root = root
+    def __init__(self, root: Block, strict: bool = False) -> None:
+        self.root, self.strict = root, strict
         self.location: Location = UNKNOWN
         self._scopes = [_Scope(root)]
         self._sources: dict[Value, Known] = {}
@@ -131,7 +131,7 @@ class Emitter:
                 result.uniform = all(_is_uniform(v) for v in operands) and known.size > 1
             operation.drop()
             return result
-        return self.insert(operation)[0]
+        return self.insert(strict.widened(self, operation) if self.strict else operation)[0]
 
     def insert(self, operation: Operation) -> list[Value]:
         """The results of `operation`, inserted."""
@@ -412,7 +412,8 @@ class Emitter:
         axes = tuple(sorted(axes))
         if not axes:
             return value
-        result = self.emit(Reduce(value, axes, how))
+        stepwise = self.strict and strict.is_narrow(value.type)
+        result = strict.reduced(self, value, axes, how) if stepwise else self.emit(Reduce(value, axes, how))
         if keepdims:
             result = self.reshape(result, [1 if a in axes else d for a, d in enumerate(value.type.shape)])
         return result

@@ -23,6 +23,7 @@ from ds_compiler.frontends.onnx.listed import Entry, Listed
 from ds_compiler.frontends.onnx.node import Array, Node
 from ds_compiler.frontends.onnx.registry import Handler, canonical_domain, find_handler, takes_lists
 from ds_compiler.frontends.onnx.signature import flat_outputs, model_inputs, open_inputs
+from ds_compiler.frontends.onnx.strict import is_narrow
 from ds_compiler.ir import (
     CompileError,
     Function,
@@ -42,6 +43,7 @@ def import_model(
     *,
     dims: Mapping[str, int] | None = None,
     given: Mapping[str, Given] | None = None,
+    strict: bool = False,
 ) -> Module:
     """The module that computes what an ONNX model does, in primitives.
 
@@ -51,6 +53,7 @@ def import_model(
             (``x_d0`` for axis 0 of input ``x``).
         given: by input, what the module holds for; its inputs and outputs are tensors then: see `signature`. None:
             it must hold for all calls.
+        strict: round at each step of ONNX's definitions, as its reference implementation does; see `strict`.
 
     Raises:
         NotOneProgram: something about the inputs must be given.
@@ -62,7 +65,7 @@ def import_model(
     functions.check_supported(loaded)
     graph = loaded.proto.graph
     block, entries = open_inputs(graph, given, dims or {})
-    importer = GraphImporter(Emitter(block), loaded)
+    importer = GraphImporter(Emitter(block, strict), loaded)
     results = importer.run(graph, dict(zip((v.name for v in model_inputs(graph)), entries, strict=True)))
     outputs = flat_outputs([o.name for o in graph.output], results)
     importer.emitter.insert(Return(tuple(value for _, value in outputs)))
@@ -136,10 +139,11 @@ class GraphImporter:
         if function is None and not takes_lists(domain, proto.op_type):
             node.reject_lists()
         handler = find_handler(domain, proto.op_type, opset) if function is None else None
-        if handler is None and function is None:
+        stepwise = self.emitter.strict and any(v is not None and is_narrow(v.type) for v in node.inputs)
+        if function is None and (handler is None or stepwise):
             types = [None if v is None else v.type for v in node.inputs]
             function = functions.standard_function(proto, opset, domain, types)
-            if function is None:
+            if function is None and handler is None:
                 node.fail(f"not supported at opset {opset}")
         results = self._call(function, node) if function is not None else _apply(handler, self.emitter, node)
         if len(results) < node.output_count:

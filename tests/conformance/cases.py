@@ -99,6 +99,12 @@ def exclusions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
+def strict() -> dict[str, str]:
+    """Reason by the case that is compiled strictly: it expects each step's rounding, or ONNX's reference alone."""
+    return dict(_listed().get("strict", {}))
+
+
+@lru_cache(maxsize=1)
 def random() -> dict[str, str]:
     """Reason by the case whose outputs' values ONNX does not define: element types and shapes alone are compared."""
     return dict(_listed().get("random", {}))

@@ -17,7 +17,9 @@ Made by `make docs` from the importer's table of operators and from the outcome 
 `make conformance` stored. Every case is compiled to native code and run; outputs must agree in element type, shape and
 value, within the suite's own tolerances. Excluded cases are not expected to pass; each has its reason in
 `tests/conformance/exclusions.toml`. The cases that its table `random` lists count as passed by type and shape alone:
-ONNX does not define their values.
+ONNX does not define their values. Those of its table `strict` are compiled with `strict=True`: they expect what ONNX's
+reference implementation computes, 16-bit floats rounded after each step among it, where the default is closer to the
+exact result.
 
 Axes and steps that a case feeds as inputs are fixed when it first runs (a program for each value).
 """

@@ -8,7 +8,7 @@ from onnx import helper
 
 from ds_compiler import onnx_backend
 from ds_compiler.ir import CompileError
-from tests.conformance.cases import GROUPS, Case, cases, exclusions, random
+from tests.conformance.cases import GROUPS, Case, cases, exclusions, random, strict
 from tests.conformance.sweep import check
 
 ALL = [case for group in GROUPS for case in cases(group)]
@@ -17,7 +17,7 @@ SAMPLE = [case for case in ALL[::45] if case.name not in exclusions()]
 
 def test_exclusions_name_cases() -> None:
     names = {case.name for case in ALL}
-    assert not [name for name in random() if name not in names]
+    assert not [name for name in (*random(), *strict()) if name not in names]
     assert not [name for name in exclusions() if name not in names]
     assert all(reason.strip() for reason in exclusions().values())
 

@@ -70,6 +70,9 @@ def coordinates(e: Emitter, a: Axis, mode: Mode) -> Value:
             return e.binary("sub", e.binary("add", offset, centred), 0.5)
         case "align_corners":
             step = e.binary("mul", i, as_float(e, a.size - 1))
+            if e.strict:  # ONNX's reference takes the new length before it is rounded down
+                length = e.binary("mul", a.scale, as_float(e, a.size))
+                return e.select(e.compare("eq", i, 0), i, e.binary("div", step, e.binary("sub", length, 1)))
             return e.select(_single(e, a), e.full(0, i.type), e.binary("div", step, _divisor(e, a)))
     assert a.first is not None and a.last is not None
     end = as_float(e, a.size - 1)
