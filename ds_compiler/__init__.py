@@ -29,13 +29,16 @@ if TYPE_CHECKING:
     from ds_compiler.frontends.trace.tree import register_node, tree_leaves, tree_map
     from ds_compiler.function import CompiledFunction
     from ds_compiler.ir.errors import CompileError
+    from ds_compiler.runtime.cuda.arrays import DeviceArray
     from ds_compiler.runtime.errors import ExecutionError, InputError, LoadError, NonFiniteError
+    from ds_compiler.transfer import device_get, device_put
     from ds_compiler.transforms import custom_vjp, grad, jvp, stop_gradient, value_and_grad, vjp, vmap
 
 __all__ = [
     "CompileError",
     "CompiledFunction",
     "CompiledModel",
+    "DeviceArray",
     "ExecutionError",
     "InputError",
     "LoadError",
@@ -44,6 +47,8 @@ __all__ = [
     "compile",
     "cond",
     "custom_vjp",
+    "device_get",
+    "device_put",
     "dynamic_slice",
     "fori_loop",
     "grad",
@@ -70,6 +75,9 @@ _HOMES = {
     "load": "ds_compiler.api",
     "CompiledFunction": "ds_compiler.function",
     "CompiledModel": "ds_compiler.compiled",
+    "DeviceArray": "ds_compiler.runtime.cuda.arrays",
+    "device_get": "ds_compiler.transfer",
+    "device_put": "ds_compiler.transfer",
     "TraceError": "ds_compiler.frontends.trace.errors",
     "register_node": "ds_compiler.frontends.trace.tree",
     "tree_leaves": "ds_compiler.frontends.trace.tree",

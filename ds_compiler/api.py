@@ -90,7 +90,9 @@ def compile(
         model: path of an ONNX model or of IR text (``.dsir``), a serialised model, a message, an IR module (which is
             not changed), a function of arrays and nested structures of them, an `nn.Model`, or a `torch.nn.Module`.
         target: ``cpu`` is this machine; or an x86-64 level (``x86-64-v3``), to save an artifact for others;
-            or, for a model, a GPU (``cuda:90``, ``hip:gfx942``): its kernels can be looked at where there is none.
+            or a GPU: ``cuda`` is this machine's; for others (``cuda:90``, ``hip:gfx942``) kernels can be looked at
+            where there is none. A function's results are then `DeviceArray`s, which stay on the device until they are read
+            (``numpy()``, ``float()``), and are arguments of the next call without a copy; see `device_put`.
         threads: how many a call uses; by default one for each core.
         dims: sizes to fix, by the name of the model's dimension. All others stay open: one program serves them all.
         cache: whether to look into the compile cache and fill it, or the folder to use for that.
@@ -138,11 +140,7 @@ def compile(
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     shared: dict[str, Any] = {"target": target, "threads": threads, "cache": cache, "passes": passes, "verify": verify}
-    if target.startswith(("cuda", "hip")):
-        if kind != "model":
-            from ds_compiler.ir.errors import CompileError
-
-            raise CompileError(f"compile() for target='{target}' takes models yet, no functions or modules")
+    if kind == "model" and target.startswith(("cuda", "hip")):
         from ds_compiler.gpu import build_for_gpu
 
         return build_for_gpu(Source.of(model, dims, strict=strict), target, "gpu" if passes is None else passes, verify)

@@ -12,8 +12,10 @@ from ds_compiler.backends.llvm.parallel import pool_object
 from ds_compiler.backends.llvm.target import Target, parse_target
 from ds_compiler.ir import CompileError, Dim, Module, parse_dim
 from ds_compiler.passes.buffers import Where
+from ds_compiler.passes.memory_plan import MemoryPlan
 from ds_compiler.runtime import artifact
 from ds_compiler.runtime.artifact import Contents
+from ds_compiler.runtime.manifest import Manifest
 from ds_compiler.source import Source
 
 MOST_REMARKS = 100
@@ -89,8 +91,8 @@ def build(source: Source, target_name: str, passes: str, verify: bool) -> Built:
         "pass_seconds": by_pass,
         "distinct_kernels": compiled.kernels,
         "shared_kernels": compiled.shared,
-        "work": {"flops": _total(compiled, "flops"), "bytes": _total(compiled, "bytes")},
-        "memory": _memory(compiled),
+        "work": work(compiled.manifest),
+        "memory": memory(compiled.plan),
         "rewrites": dict(remarks.counts.most_common()),
         "remarks": [str(entry) for entry in remarks.missed[:MOST_REMARKS]],
     }
@@ -128,18 +130,19 @@ def version() -> str:
     return metadata.version("ds_compiler")
 
 
-def _total(compiled: Compiled, what: str) -> str:
-    """The sum over all kernels, simplified."""
-    total: Dim = 0
-    for kernel in compiled.manifest.kernels:
-        total = total + parse_dim(getattr(kernel, what))
-    return str(total)
+def work(manifest: Manifest) -> dict[str, str]:
+    """FLOPs and bytes of all kernels, as simplified sums."""
+    totals: dict[str, Dim] = {"flops": 0, "bytes": 0}
+    for kernel in manifest.kernels:
+        for what in totals:
+            totals[what] = totals[what] + parse_dim(getattr(kernel, what))
+    return {what: str(total) for what, total in totals.items()}
 
 
-def _memory(compiled: Compiled) -> dict[str, Any]:
-    buffers = compiled.plan.buffers
+def memory(plan: MemoryPlan) -> dict[str, Any]:
+    """The memory planner's account."""
     return {
-        "arena": str(compiled.plan.arena),
-        "lower_bound": str(compiled.plan.lower_bound),
-        "buffers": {where.name.lower(): len(buffers.of_kind(where)) for where in Where},
+        "arena": str(plan.arena),
+        "lower_bound": str(plan.lower_bound),
+        "buffers": {where.name.lower(): len(plan.buffers.of_kind(where)) for where in Where},
     }

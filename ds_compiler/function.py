@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
+from ds_compiler.backends.triton.target import is_gpu_target
 from ds_compiler.compiled import CompiledModel
 from ds_compiler.finite import check_finite
 from ds_compiler.frontends.trace import tree
@@ -25,6 +26,9 @@ from ds_compiler.ir import Module
 from ds_compiler.report import FunctionReport
 from ds_compiler.side_effects import refuse_side_effects
 from ds_compiler.signature import Call, Numbers, Parameters, Scalar, Signature, Static, shown, type_in_program
+
+if TYPE_CHECKING:
+    from ds_compiler.gpu import GpuModel
 
 Array = np.ndarray[Any, Any]
 _P = ParamSpec("_P")
@@ -43,7 +47,7 @@ class _Entry:
     sizes: tuple[SizeGuard, ...]
     inputs: list[Callable[[], Any]]
     module: Module
-    model: CompiledModel
+    model: CompiledModel | GpuModel
     result: Structure
     leaves: tuple[Any, ...]
     reason: str
@@ -78,7 +82,8 @@ class CompiledFunction(Generic[_P, _R]):
         functools.update_wrapper(self, function)
         self._function, self._options = function, dict(options)
         self._check_nan = bool(self._options.pop("check_nan", False))
-        self._parameters = Parameters(function, self._name, dynamic)
+        self._on_gpu = is_gpu_target(self._options.get("target", "cpu"))
+        self._parameters = Parameters(function, self._name, dynamic, self._on_gpu)
         self._parameters.check([*donate, *(dynamic if isinstance(dynamic, Mapping) else ())])
         self._numbers = Numbers(dynamic is not False)
         self._donate = tuple(donate)
@@ -94,7 +99,7 @@ class CompiledFunction(Generic[_P, _R]):
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """The function's result, arrays in it as NumPy arrays.
+        """The function's result, arrays in it as NumPy arrays; for a GPU as `DeviceArray`s.
 
         Raises:
             CompileError: it cannot be traced or compiled; names the line.
@@ -117,7 +122,10 @@ class CompiledFunction(Generic[_P, _R]):
     def _run(self, entry: _Entry, arrays: list[Any]) -> _R:
         entry.calls += 1
         inputs = [*arrays, *[fetch() for fetch in entry.inputs]]
-        outputs = entry.model(*inputs, donated=entry.donated)
+        if isinstance(entry.model, CompiledModel):
+            outputs = entry.model(*inputs, donated=entry.donated)
+        else:
+            outputs = entry.model(*inputs, donated=entry.donated, keep=True)
         if self._check_nan:
             check_finite(entry.module, inputs, outputs)
         values = list(outputs.values())
@@ -166,8 +174,14 @@ class CompiledFunction(Generic[_P, _R]):
             w if w.kind != "array" else watch_type(w) if id(w.value) in read else watch_content(w) for w in watches
         ]
         source = Source(program.module, self._name, {})
-        passes = self._options.get("passes") or "traced"
-        model = compile_source(source, **{**self._options, "passes": passes})
+        passes = self._options.get("passes") or ("traced-gpu" if self._on_gpu else "traced")
+        model: CompiledModel | GpuModel
+        if self._on_gpu:
+            from ds_compiler.gpu import build_for_gpu
+
+            model = build_for_gpu(source, self._options["target"], passes, self._options.get("verify", False))
+        else:
+            model = compile_source(source, **{**self._options, "passes": passes})
         traced = [i for i, t in enumerate(types) if t is not None]
         given_up = self._donate if not self._check_nan else ()  # what made the NaN must be there to be looked at
         donated = frozenset(n for n, i in enumerate(traced) if paths[i].split("[")[0].split(".")[0] in given_up)
@@ -222,7 +236,7 @@ class CompiledFunction(Generic[_P, _R]):
 
     # -- looking inside -----------------------------------------------------------------------------
     @property
-    def programs(self) -> tuple[CompiledModel, ...]:
+    def programs(self) -> tuple[CompiledModel | GpuModel, ...]:
         """The programs compiled so far, the oldest first."""
         return tuple(entry.model for entry in self._all)
 

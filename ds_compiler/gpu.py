@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from ds_compiler.backends.triton.compile import compile_kernels
 from ds_compiler.backends.triton.program import Lowered, lower
 from ds_compiler.backends.triton.target import parse_target
 from ds_compiler.ir.errors import CompileError
+from ds_compiler.report import Report
 from ds_compiler.runtime.cuda.driver import system_driver
 from ds_compiler.runtime.cuda.executable import GpuExecutable
 from ds_compiler.runtime.cuda.plan import Code, GpuProgram, Kernel, Launch
+from ds_compiler.runtime.errors import InputError
 from ds_compiler.runtime.manifest import Tensor
 from ds_compiler.source import Source
 
@@ -46,13 +48,16 @@ class GpuModel:
     Args:
         lowered: the program and its constants.
         codes: machine code of its kernels.
-        seconds: how long each phase of compilation took.
+        source, passes: what it was compiled from, and with which pipeline.
+        account: what `build_for_gpu` tells of the compilation.
     """
 
-    def __init__(self, lowered: Lowered, codes: tuple[Code, ...], seconds: Mapping[str, float]) -> None:
+    def __init__(
+        self, lowered: Lowered, codes: tuple[Code, ...], source: Source, passes: str, account: dict[str, Any]
+    ) -> None:
         self.program: GpuProgram = lowered.program
-        self.seconds = dict(seconds)
         self._codes = codes
+        self._source, self._passes, self._account = source, passes, account
         self._constants = b"".join(lowered.constants.pieces())
 
     @property
@@ -81,15 +86,52 @@ class GpuModel:
         """
         return GpuExecutable(self.program, self._codes, self._constants)
 
-    def __call__(self, /, *inputs: Any, stream: int | None = None, **named: Any) -> dict[str, Any]:
-        """Outputs by name; see `ds_compiler.runtime.cuda.executable.GpuExecutable`.
+    def __call__(
+        self,
+        /,
+        *inputs: Any,
+        stream: int | None = None,
+        donated: frozenset[int] = frozenset(),
+        keep: bool = False,
+        **named: Any,
+    ) -> dict[str, Any]:
+        """Outputs by name; see `ds_compiler.runtime.cuda.executable.GpuExecutable`, what it says of the options too.
 
         Raises:
             LoadError: as `executable`.
             InputError: names, element types or shapes do not match.
             ExecutionError: the driver reports an error, memory does not suffice, or a check of the program failed.
         """
-        return self.executable(*inputs, stream=stream, **named)
+        return self.executable(*inputs, stream=stream, donated=donated, keep=keep, **named)
+
+    def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
+        """onnxruntime's convention: the outputs called `names`, or all, as a list.
+
+        Raises:
+            InputError: as for a call; or an output does not exist.
+            LoadError, ExecutionError: as for a call.
+        """
+        unknown = set(names or ()) - {t.name for t in self.outputs}
+        if unknown:
+            raise InputError(f"unknown output {min(unknown)!r}; known: {', '.join(t.name for t in self.outputs)}")
+        results = self(dict(inputs))
+        return list(results.values()) if names is None else [results[n] for n in names]
+
+    def ir(self, after: str | None = None) -> str:
+        """Text of the module that kernels were generated from, or after pass `after`; as `CompiledModel.ir`.
+
+        Raises:
+            CompileError: no such pass runs; or the model can no longer be read.
+        """
+        from ds_compiler import build
+
+        return build.text(self._source, self._passes, after)
+
+    def report(self) -> Report:
+        """What the program consists of and how it was made; prints as text. Memory is that in use on the device."""
+        # Looking at a program loads nothing: what runs is what `executable` has made.
+        held = self.executable.memory() if "executable" in self.__dict__ else {}
+        return Report.of(self.program.manifest, self._account, False, held)
 
     def write(self, folder: Path, kinds: tuple[str, ...]) -> list[Path]:
         """Write a file for each kernel and kind.
@@ -118,25 +160,45 @@ def build_for_gpu(source: Source, target_name: str, passes: str, verify: bool) -
         CompileError: the target is unknown, or the model holds what is not supported on it.
         LoadError: the target is ``cuda``, and this machine has no GPU.
     """
-    from ds_compiler.build import pipeline, version
+    from ds_compiler import build
 
+    start = time.perf_counter()
+    gpu = ""
     if target_name == "cuda":
-        target_name = f"cuda:{system_driver().capability}"
+        driver = system_driver()
+        target_name, gpu = f"cuda:{driver.capability}", f"this machine's GPU is an {driver.name}: "
     try:
         target = parse_target(target_name)
     except ValueError as error:
-        raise CompileError(str(error)) from None
+        raise CompileError(f"{gpu}{error}") from None
+    invocations = build.pipeline(passes)
     seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    module = source.module()
-    seconds["import"] = time.perf_counter() - start
-    start = time.perf_counter()
-    rooms.run(module, pipeline(passes), verify=verify)
-    seconds["passes"] = time.perf_counter() - start
-    start = time.perf_counter()
-    lowered = lower(module, target, name=source.name, version=version())
-    seconds["emit"] = time.perf_counter() - start
-    start = time.perf_counter()
+    by_pass: dict[str, float] = {}
+
+    def note(stage: str, since: float) -> float:
+        now = time.perf_counter()
+        seconds[stage] = now - since
+        return now
+
+    with rooms.collect() as remarks:
+        module = source.module()
+        at = note("import", start)
+        rooms.run(module, invocations, verify=verify, timing=by_pass)
+        at = note("passes", at)
+        lowered = lower(module, target, name=source.name, version=build.version())
+    at = note("emit", at)
     codes = compile_kernels(lowered.program)
-    seconds["compile kernels"] = time.perf_counter() - start
-    return GpuModel(lowered, codes, seconds)
+    note("compile kernels", at)
+    account = {
+        "name": source.name,
+        "target": {"name": target_name, "cpu": target_name},
+        "pipeline": ",".join(map(str, invocations)),
+        "seconds": {**seconds, "total": time.perf_counter() - start},
+        "pass_seconds": by_pass,
+        "distinct_kernels": len(lowered.program.kernels),
+        "work": build.work(lowered.program.manifest),
+        "memory": build.memory(lowered.plan),
+        "rewrites": dict(remarks.counts.most_common()),
+        "remarks": [str(entry) for entry in remarks.missed[: build.MOST_REMARKS]],
+    }
+    return GpuModel(lowered, codes, source, passes, account)

@@ -16,6 +16,7 @@ from ds_compiler.frontends.trace.number import type_of
 from ds_compiler.frontends.trace.places import here
 from ds_compiler.frontends.trace.tree import Structure
 from ds_compiler.ir import Dim, TensorType, symbol
+from ds_compiler.runtime.cuda import arrays as arrays_there
 
 Signature = tuple[Any, ...]
 _NUMBERS = {int: np.int64, float: np.float64}
@@ -92,10 +93,13 @@ class Parameters:
 
     Args:
         dynamic: as `ds_compiler.compile` takes it.
+        on_device: arrays on a CUDA device are taken as they are, not copied to the host.
     """
 
-    def __init__(self, function: Any, name: str, dynamic: bool | Mapping[str, Any] | None) -> None:
-        self.name, self.dynamic = name, dynamic
+    def __init__(
+        self, function: Any, name: str, dynamic: bool | Mapping[str, Any] | None, on_device: bool = False
+    ) -> None:
+        self.name, self.dynamic, self.on_device = name, dynamic, on_device
         try:
             self.names = list(inspect.signature(function).parameters)
         except (TypeError, ValueError):
@@ -132,6 +136,10 @@ class Parameters:
             if index in open_numbers and type(leaf) in _NUMBERS and (type(leaf) is float or abs(leaf) <= _LARGEST):
                 described.append(Scalar(type(leaf)))
                 arrays.append(np.asarray(leaf, _NUMBERS[type(leaf)]))
+                continue
+            if self.on_device and arrays_there.on_device(leaf):
+                described.append(arrays_there.described(leaf))
+                arrays.append(leaf)
                 continue
             array = leaf if isinstance(leaf, np.ndarray | np.generic) else _foreign(leaf)
             if array is not None:

@@ -22,7 +22,7 @@ from ds_compiler.passes.arena import ALIGNMENT, nominal
 from ds_compiler.passes.buffers import Buffer, Output, Where
 from ds_compiler.passes.memory_plan import MemoryPlan, plan_memory
 from ds_compiler.runtime.cuda.plan import Copy, GpuProgram, Kernel, Launch, Place, SetSize, Step
-from ds_compiler.runtime.manifest import Manifest
+from ds_compiler.runtime.manifest import Manifest, Overwritable
 
 _LARGEST = 3
 _PLACES = (Constant, Reshape, Assume, Return)  # they make no code
@@ -76,6 +76,7 @@ def lower(module: Module, target: GpuTarget, *, name: str = "", version: str = "
         constants=constants.describe(),
         constants_bytes=constants.size,
         checks=tuple(emitter.messages),
+        overwritable=tuple(Overwritable(output, input) for output, input in plan.overwritable),
         arch=str(target),
         name=name,
         version=version,

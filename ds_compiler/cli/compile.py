@@ -89,7 +89,7 @@ def compile_for_gpu(model: Path, output: Path | None, target: str, emit: str | N
     with progress(f"compiling {model.name}"):
         program = build_for_gpu(Source.of(model), target, "gpu", verify=False)
         paths = program.write(folder, tuple(kinds))
-    total = sum(program.seconds.values())
+    total = program.report().seconds["total"]
     if as_json:
         described = [
             {"name": k.kernel.name, "launches": k.launches, "shared": k.code.shared, "threads": k.code.threads}

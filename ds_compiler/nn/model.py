@@ -13,6 +13,7 @@ from ds_compiler.frontends.trace.array import TracedArray
 from ds_compiler.frontends.trace.frame import tracing
 from ds_compiler.frontends.trace.tree import register_node
 from ds_compiler.nn import state
+from ds_compiler.runtime.cuda.arrays import DeviceArray
 
 PARAMETER, BUFFER, LOCAL, MODULE = "parameter", "buffer", "local", "module"
 """Roles of attributes: trained; kept and saved; kept only; a part that is a model itself."""
@@ -22,7 +23,7 @@ class _Marked:
     """An array on its way to an attribute that is trained."""
 
     def __init__(self, array: Any) -> None:
-        self.array = array if isinstance(array, TracedArray) else np.asarray(array)
+        self.array = array if isinstance(array, TracedArray | DeviceArray) else np.asarray(array)
 
 
 def Parameter(array: Any) -> Any:
@@ -101,7 +102,7 @@ class Model:
             roles[name], value = PARAMETER, value.array
         elif isinstance(value, Model):
             roles[name] = MODULE
-        elif isinstance(value, np.ndarray | np.generic | TracedArray):
+        elif isinstance(value, np.ndarray | np.generic | TracedArray | DeviceArray):
             if role in (None, MODULE):
                 roles[name] = LOCAL
         elif role in (PARAMETER, BUFFER, LOCAL) and value is not None:
@@ -243,7 +244,7 @@ def _check_static(owner: str, name: str, value: Any) -> None:
     for item in inside:
         if isinstance(item, Model):
             raise TypeError(f"{owner}.{name} is a {type(value).__name__} of models: use ModuleList or Sequential")
-        if isinstance(item, _Marked | np.ndarray | TracedArray):
+        if isinstance(item, _Marked | np.ndarray | TracedArray | DeviceArray):
             raise TypeError(f"{owner}.{name} is a {type(value).__name__} of arrays: make each an attribute of its own")
 
 

@@ -18,6 +18,7 @@ from ds_compiler.frontends.trace.frame import located
 from ds_compiler.frontends.trace.tree import flatten, unflatten
 from ds_compiler.nn.model import Model
 from ds_compiler.optim.schedules import Schedule, as_schedule
+from ds_compiler.runtime.cuda.arrays import DeviceArray
 
 
 class State(NamedTuple):
@@ -107,7 +108,11 @@ def _trained(params: Any) -> Any:
 
 
 def _zeros(leaf: Any) -> Any:
-    return np.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, np.ndarray | np.generic) else xp.zeros_like(leaf)
+    return (
+        np.zeros(leaf.shape, leaf.dtype)
+        if isinstance(leaf, np.ndarray | np.generic | DeviceArray)
+        else xp.zeros_like(leaf)
+    )
 
 
 class SGD(Optimizer):

@@ -82,14 +82,22 @@ def system_driver(number: int = 0) -> Driver:
     Raises:
         LoadError: there is none, or it finds no such GPU.
     """
+    return Driver(load_library(), number)
+
+
+def load_library() -> Any:
+    """The driver's library.
+
+    Raises:
+        LoadError: there is none.
+    """
     try:
-        library = ctypes.CDLL("libcuda.so.1")
+        return ctypes.CDLL("libcuda.so.1")
     except OSError:
         raise LoadError(
             "no CUDA driver: this machine has no libcuda.so.1, so that no GPU can run the program; "
             "compile for a GPU elsewhere with target='cuda:90', or run on target='cpu'"
         ) from None
-    return Driver(library, number)
 
 
 class Driver:
