@@ -91,8 +91,8 @@ def compile(
             not changed), a function of arrays and nested structures of them, an `nn.Model`, or a `torch.nn.Module`.
         target: ``cpu`` is this machine; or an x86-64 level (``x86-64-v3``), to save an artifact for others;
             or a GPU: ``cuda`` is this machine's; for others (``cuda:90``, ``hip:gfx942``) kernels can be looked at
-            where there is none. A function's results are then `DeviceArray`s, which stay on the device until they are read
-            (``numpy()``, ``float()``), and are arguments of the next call without a copy; see `device_put`.
+            where there is none. A function's results are then `DeviceArray`s, which stay on the device until they are
+            read (``numpy()``, ``float()``), and are arguments of the next call without a copy; see `device_put`.
         threads: how many a call uses; by default one for each core.
         dims: sizes to fix, by the name of the model's dimension. All others stay open: one program serves them all.
         cache: whether to look into the compile cache and fill it, or the folder to use for that.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--repeat", type=click.IntRange(min=3), default=30, show_default=True, help="Rounds.")
 @click.option("--limit", type=float, help="Stop after about this many seconds of rounds (at least 5 rounds).")
 @click.option("--no-cost", is_flag=True, help="Skip load times and memory, which take a process each.")
+@options.target
 @options.common
 def command(
     model: Path,
@@ -41,6 +42,7 @@ def command(
     repeat: int,
     limit: float | None,
     no_cost: bool,
+    target: str,
     as_json: bool,
 ) -> None:
     """Time a model against other engines.
@@ -48,6 +50,8 @@ def command(
     Engines take turns in random order, so that a change of the machine's speed meets all of them;
     a loop of multiply-adds before each turn tells whether the core was free. Reported are medians
     with the 10th and 90th percentile, and the median ratio within rounds (ours / theirs).
+    With --target cuda ours runs on the GPU, inputs and outputs copied from and to the host in each
+    call; the others run on the CPU all the same.
 
     \b
     Examples:
@@ -56,12 +60,12 @@ def command(
     """
     from ds_compiler.cli import engines, measure
     from ds_compiler.cli import inputs as making
-    from ds_compiler.cli.loading import integer_bounds, open_model
+    from ds_compiler.cli.loading import integer_bounds, open_runnable
     from ds_compiler.cli.peak import peak_probe
 
     others = engines.parse_engines(against)
     with progress(f"compiling {model.name}") as say:
-        program = open_model(model, threads=threads)
+        program = open_runnable(model, threads=threads, target=target)
         feeds = making.gather(
             program.inputs, archive=archive, files=files, dims=dims, seed=seed, bounds=integer_bounds(model)
         )
@@ -73,11 +77,11 @@ def command(
         say("timing")
         comparison = measure.interleave(runners, repeat, probe=peak_probe(), seed=seed, limit_seconds=limit)
         costs = {}
-        if not no_cost:
+        if not no_cost and target == "cpu":
             say("load time and memory, each engine in a fresh process")
             costs = measure.costs(list(runners), engines.OURS, model, feeds, threads)
     if as_json:
-        emit_json(as_data(model, threads, feeds, comparison, costs, others))
+        emit_json({"target": target} | as_data(model, threads, feeds, comparison, costs, others))
     else:
         _print(model, threads, comparison, costs)
 

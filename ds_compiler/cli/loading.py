@@ -9,6 +9,7 @@ from ds_compiler.cli.errors import InputProblem
 
 if TYPE_CHECKING:
     from ds_compiler.compiled import CompiledModel
+    from ds_compiler.gpu import GpuModel
     from ds_compiler.ir import Module
 
 
@@ -16,6 +17,30 @@ def is_artifact(path: Path) -> bool:
     """Whether the file is (by its name or first bytes) an artifact that `dsc compile` wrote."""
     with path.open("rb") as file:
         return path.suffix == ".dsa" or file.read(4) == b"PK\x03\x04"
+
+
+def open_runnable(path: Path, *, threads: int | None, target: str) -> CompiledModel | GpuModel:
+    """As `open_model`, for a CPU, or this machine's GPU, whose code is then loaded and its weights uploaded.
+
+    Raises:
+        InputProblem: `target` is neither, or the file is an artifact, which is for CPUs.
+        CompileError, LoadError, OSError: as `open_model`; LoadError where there is no driver or no GPU.
+    """
+    if target == "cpu":
+        return open_model(path, threads=threads)
+    if target.partition(":")[0] not in ("cuda", "hip"):
+        raise InputProblem(f"unknown target {target!r} to run on; choose cpu or cuda")
+    if is_artifact(path):
+        raise InputProblem(f"{str(path)!r} is compiled for a CPU; --target {target} needs the model it was made from")
+    from ds_compiler.gpu import build_for_gpu
+    from ds_compiler.runtime.cuda.device import system_device
+    from ds_compiler.source import Source
+
+    if target.startswith("cuda"):
+        system_device()  # without a GPU there is no use in compiling
+    program = build_for_gpu(Source.of(path if path.suffix != ".dsir" else load_ir(path)), target, "gpu", verify=False)
+    program.executable  # noqa: B018 - loads it: what is timed later is a call
+    return program
 
 
 def open_model(path: Path, *, threads: int | None = None, target: str = "cpu", cache: bool = True) -> CompiledModel:

@@ -72,5 +72,8 @@ def inputs(function: F) -> F:
 
 
 threads = click.option("--threads", type=click.IntRange(min=1), help="Threads [default: one for each core].")
+target = click.option(
+    "--target", default="cpu", show_default=True, help="Where to run: cpu, or cuda (this machine's GPU)."
+)
 model = click.argument("model", type=EXISTING_FILE)
 allow_nan = click.option("--allow-nan", is_flag=True, help="Accept a model whose weights hold NaN.")

@@ -18,6 +18,7 @@ from ds_compiler.cli.output import emit_json, progress, seconds, table
 @click.option("--random", is_flag=True, help="Make up the inputs that no file gives.")
 @click.option("-o", "--output", type=options.OUTPUT_FILE, help="Write all outputs to this .npz file.")
 @options.threads
+@options.target
 @options.common
 def command(
     model: Path,
@@ -28,6 +29,7 @@ def command(
     random: bool,
     output: Path | None,
     threads: int | None,
+    target: str,
     as_json: bool,
 ) -> None:
     """Run a model (.onnx, .dsa or .dsir) and print its outputs.
@@ -38,11 +40,11 @@ def command(
       dsc run model.dsa --input x=x.npy -o out.npz
     """
     from ds_compiler.cli import inputs as making
-    from ds_compiler.cli.loading import integer_bounds, open_model
+    from ds_compiler.cli.loading import integer_bounds, open_runnable
 
     with progress(f"compiling {model.name}"):
         start = time.perf_counter()
-        program = open_model(model, threads=threads)
+        program = open_runnable(model, threads=threads, target=target)
         ready = time.perf_counter()
     bounds = integer_bounds(model) if random else {}
     feeds = making.gather(

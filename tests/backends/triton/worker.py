@@ -15,7 +15,7 @@ import pickle
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from triton.runtime import interpreter
 from ds_compiler.runtime.cuda.device import Device
 from ds_compiler.runtime.cuda.driver import Driver
 from ds_compiler.runtime.cuda.executable import GpuExecutable
-from ds_compiler.runtime.cuda.plan import Code, Copy, GpuProgram, Launch, Place, SetSize
+from ds_compiler.runtime.cuda.plan import Code, Copy, GpuProgram, Kernel, Launch, Place, SetSize
 from ds_compiler.runtime.dims import compile_sizes
 from ds_compiler.runtime.plan import Planner
 from tests.runtime.cuda.fake import FakeLibrary
@@ -200,12 +200,8 @@ class Run:
                 self.functions(kernel.name, kernel.source)[(grid,)](*arguments)
 
 
-def run_through_driver(program: GpuProgram, constants: bytes, inputs: list[Array], functions: Functions) -> list[Array]:
-    """The same by way of the runtime: a driver library whose memory is this process's, and whose launches interpret.
-
-    The second of two calls is the replay of a graph.
-    """
-    kernels = {k.name: k for k in program.kernels}
+def launcher(kernels: Mapping[str, Kernel], functions: Functions) -> Callable[[str, int, list[int]], None]:
+    """What a launch does: interpret the kernel of that name."""
 
     def launch(name: str, grid: int, parameters: list[int]) -> None:
         kernel = kernels[name]
@@ -220,6 +216,15 @@ def run_through_driver(program: GpuProgram, constants: bytes, inputs: list[Array
         with np.errstate(all="ignore"):
             functions(name, kernel.source)[(grid,)](*arguments)
 
+    return launch
+
+
+def run_through_driver(program: GpuProgram, constants: bytes, inputs: list[Array], functions: Functions) -> list[Array]:
+    """The same by way of the runtime: a driver library whose memory is this process's, and whose launches interpret.
+
+    The second of two calls is the replay of a graph.
+    """
+    launch = launcher({k.name: k for k in program.kernels}, functions)
     codes = [Code(k.name, "", k.name.encode(), 32 * k.num_warps, 0) for k in program.kernels]
     run = GpuExecutable(program, codes, constants, Device(Driver(FakeLibrary(launch))))
     first = run(*inputs) if inputs else run({})
