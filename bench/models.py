@@ -81,6 +81,13 @@ def _silero(rng: np.random.Generator, dims: Dims) -> Inputs:
     }
 
 
+def _silero_16k(rng: np.random.Generator, dims: Dims) -> Inputs:
+    """For models that know one rate: no input names it."""
+    found = _silero(rng, {**dims, "sample_rate": 16000})
+    del found["sr"]
+    return found
+
+
 def _silero_sequence(rng: np.random.Generator, dims: Dims) -> Inputs:
     length, step, window = dims["sequence_length"], 512, 576  # a chunk of 512 samples after 64 of the one before
     sound = inputs.audio(rng, 1, step * length + window - step)[0]
@@ -150,6 +157,19 @@ def _published() -> list[ModelSpec]:
             note=encoder,
         ),
         spec("silero_vad_16k_op15", make_inputs=_silero, dims=_speech(*RATE_16K), small=True, note=encoder),
+        spec(
+            "silero_vad_half",
+            make_inputs=_silero_16k,
+            dims=tuple({"batch": batch, "samples": samples} for batch, samples, _ in RATE_16K),
+            small=True,
+            note=f"Weights are stored as float16. {encoder}",
+        ),
+        spec(
+            "silero_vad_openvino_16k",
+            make_inputs=_silero_16k,
+            dims=({"batch": 1, "samples": 576},),
+            small=True,
+        ),
         spec(
             "silero_vad_16k_sequence",
             make_inputs=_silero_sequence,

@@ -193,7 +193,7 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "nu_svr": ("diabetes", NuSVR),
     "one_class": ("iris", lambda: OneClassSVM(nu=0.3)),
     "linear_svc": ("iris", lambda: LinearSVC(random_state=0)),
-    "linear_svc_two": ("cancer", lambda: _scaled(LinearSVC(random_state=0))),
+    "linear_svc_two": ("cancer", lambda: LinearSVC(random_state=0)),
     "linear_svr": ("diabetes", lambda: LinearSVR(random_state=0)),
     # neighbours, probabilities, networks
     "neighbours": ("iris", lambda: KNeighborsClassifier(3)),
