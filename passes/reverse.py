@@ -15,6 +15,7 @@ from ds_compiler.ops import Composite, StopGradient, Yield
 from ds_compiler.ops.derivatives import Terms, rule_of
 from ds_compiler.ops.derivatives.attention import Attention, attention_gradient, has_derivative, with_log_sums
 from ds_compiler.passes.inline import Inliner, fitted
+from ds_compiler.passes.local_derivative import Span, Spans
 
 RegionRule: TypeAlias = "Callable[[Reverse, Any, Sequence[Value | None]], None]"
 
@@ -115,12 +116,29 @@ class Reverse:
         Raises:
             CompileError: one of them has no derivative.
         """
+        spans = Spans(operations, self.active)
+        done: set[Operation] = set()
         for op in reversed(operations):
             cotangents = [self.found(r) for r in op.results]
-            if all(c is None for c in cotangents):
+            if op in done or all(c is None for c in cotangents):
                 continue
+            span = spans.ending_at(op)
             with self.terms.at(op.location):
-                self._visit(op, cotangents)
+                if span is None or any(self.found(m.results[0]) for m in span.members[:-1]):
+                    self._visit(op, cotangents)
+                else:
+                    done.update(span.members)
+                    self._visit_span(span)
+
+    def _visit_span(self, span: Span) -> None:
+        result = span.members[-1].results[0]
+        inside = Reverse(self.inliner, self.terms, [span.entry])
+        members = inside.follow(span.members)
+        inside.add(result, self.terms.full(result.type, 1))
+        for op in reversed(members):
+            with self.terms.at(op.location):
+                inside._visit(op, [inside.found(op.results[0])])
+        self.add(span.entry, self.terms.mul(self.cotangent(result), inside.cotangent(span.entry)))
 
     def _visit(self, op: Operation, cotangents: Sequence[Value | None]) -> None:
         in_regions = _REGION_RULES.get(type(op))

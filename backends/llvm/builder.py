@@ -268,6 +268,11 @@ class FunctionBuilder(BlockBuilder):
         text = f"call {type_} @{name}(ptr {address.ref}, i32 {align}, {mask}, {type_} zeroinitializer)"
         return self.emit(type_, text)
 
+    def prefetch(self, at: V, write: bool = False) -> None:
+        """Ask for the cache line at an address, which need not exist."""
+        name = self.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32 immarg", "i32 immarg", "i32 immarg"])
+        self.void(f"call void @{name}(ptr {at.ref}, i32 {int(write)}, i32 3, i32 1)")  # into L1, data
+
     def masked_store(self, value: V, address: V, mask: V) -> None:
         """Store only the lanes where `mask` is true.
 

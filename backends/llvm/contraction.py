@@ -62,27 +62,42 @@ class EpilogueEmitter:
                 body.axes[axis] = position
             with body.lanes_at(parts[-1], positions[-1], lanes, mask):
                 for step in self.epilogue.stores:
+                    body.emit(step.value)  # all of them, as a store may overwrite what another one reads
+                for step in self.epilogue.stores:
                     body.store(step)
+
+    def touch(self, positions: Sequence[V]) -> None:
+        """Prefetch what a call at `positions` loads and stores, as far as it lies side by side along the last axis."""
+        body, parts = self.body, self.epilogue.parts
+        with body.scope():
+            for axis, position in zip(parts, positions, strict=True):
+                body.axes[axis] = position
+            places = {(step.buffer, step.index): True for step in self.epilogue.stores}
+            for node in walk([n for step in self.epilogue.stores for n in step_nodes(step)]):
+                if node.op == "load" and node.index is not None:
+                    places.setdefault((node.payload, node.index), False)
+            for (buffer, index), write in places.items():
+                if index.coefficient(parts[-1]) == 1 and set(parts[-2:]) <= index.axes:
+                    address, _, _ = body.address(buffer, index)
+                    body.fb.prefetch(address, write=write)
 
     def inplace(self, forbidden: set[int]) -> dict[int, tuple[int, ...]]:
         """Results that may overwrite an operand of the epilogue (never one of the product's own)."""
         inputs = len(self.body.buffers) - len(self.epilogue.stores)
+        loads = [n for step in self.epilogue.stores for n in walk(step_nodes(step)) if n.op == "load"]
         allowed: dict[int, tuple[int, ...]] = {}
-        if len(self.epilogue.stores) != 1:
-            return allowed
-        (step,) = self.epilogue.stores
-        loads = [n for n in walk(step_nodes(step)) if n.op == "load"]
-        size = self.body.buffers[step.buffer][1].itemsize
-        found = tuple(
-            number
-            for number in range(inputs)
-            if number not in forbidden
-            and self.body.buffers[number][1].itemsize == size
-            and any(n.payload == number for n in loads)
-            and all(n.index == step.index for n in loads if n.payload == number)
-        )
-        if found:
-            allowed[step.buffer - inputs] = found
+        for step in self.epilogue.stores:
+            size = self.body.buffers[step.buffer][1].itemsize
+            found = tuple(
+                number
+                for number in range(inputs)
+                if number not in forbidden
+                and self.body.buffers[number][1].itemsize == size
+                and any(n.payload == number for n in loads)
+                and all(n.index == step.index for n in loads if n.payload == number)
+            )
+            if found:
+                allowed[step.buffer - inputs] = found
         return allowed
 
 
@@ -129,6 +144,9 @@ def emit_dot(frame: KernelFrame) -> KernelInfo:
     def finish(fb: FunctionBuilder, batch: V, row: V, column: V, lanes: int, mask: V | None, value: V) -> None:
         epilogue((batch, row, column), lanes, mask, value)
 
+    def touch(fb: FunctionBuilder, batch: V, row: V, column: V) -> None:
+        epilogue.touch((batch, row, column))
+
     emit_matmul(
         fb,
         target,
@@ -142,6 +160,7 @@ def emit_dot(frame: KernelFrame) -> KernelInfo:
         tasks=frame.tasks,
         scratch=frame.scratch,
         epilogue=finish,
+        touch=touch,
         element=element,
     )
     own = {frame.fusion.body.block.arguments.index(v) for v in (op.lhs, op.rhs)}  # type: ignore[arg-type]

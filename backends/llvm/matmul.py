@@ -15,7 +15,7 @@ from ds_compiler.backends.llvm.builder import FunctionBuilder, V, known
 from ds_compiler.backends.llvm.gemm_schedule import choose_schedule, packed_width, task_grid
 from ds_compiler.backends.llvm.matmul_block import Block, BlockEmitter
 from ds_compiler.backends.llvm.matvec import emit_few_rows
-from ds_compiler.backends.llvm.operands import Epilogue, Matrix, PackedMatrix, each_unit, share
+from ds_compiler.backends.llvm.operands import Epilogue, Matrix, PackedMatrix, Touch, each_unit, share
 from ds_compiler.backends.llvm.target import Target
 
 __all__ = ["Epilogue", "Matrix", "PackedMatrix", "emit_matmul", "matmul_scratch_bytes", "packed_width"]
@@ -54,6 +54,7 @@ def emit_matmul(
     tasks: V,
     scratch: V | None,
     epilogue: Epilogue,
+    touch: Touch | None = None,
     element: str = "float",
 ) -> None:
     """Emit this task's share of ``C = A · B`` for each batch entry.
@@ -66,6 +67,7 @@ def emit_matmul(
         scratch: this task's private memory of `matmul_scratch_bytes`, 64-byte aligned; None forbids copies
             and packing (B is then read in place).
         epilogue: receives the finished sums; see `operands.Epilogue`.
+        touch: prefetches what the epilogue needs.
         element: ``float`` or ``double``, of A, B and the sums.
 
     Raises:
@@ -87,7 +89,7 @@ def emit_matmul(
     if known(m) is not None and known(m) <= schedule.small_m:  # type: ignore[operator]
         emit_few_rows(fb, schedule, batch, m, n, k, a, b, task, tasks, epilogue)
         return
-    product = _Product(BlockEmitter(fb, schedule, m, n, k, a, b, scratch, epilogue))
+    product = _Product(BlockEmitter(fb, schedule, m, n, k, a, b, scratch, epilogue, touch))
     if schedule.small_m:
         branch = fb.if_else(fb.icmp("sle", m, fb.i64(schedule.small_m)))
         with branch.then():

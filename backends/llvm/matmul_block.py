@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from ds_compiler.backends.llvm.builder import FunctionBuilder, V, bytes_of, known, vector_of
 from ds_compiler.backends.llvm.gemm_schedule import RowSegment, Schedule, row_segments
-from ds_compiler.backends.llvm.operands import Epilogue, Matrix, PackedMatrix
+from ds_compiler.backends.llvm.operands import Epilogue, Matrix, PackedMatrix, Touch
 from ds_compiler.backends.llvm.packing import emit_copy_rows, emit_pack_b, emit_transpose
 from ds_compiler.backends.llvm.tile import Tile, accumulate, zero_tile
 
@@ -65,9 +65,10 @@ class BlockEmitter:
         b: Matrix | PackedMatrix,
         scratch: V | None,
         epilogue: Epilogue,
+        touch: Touch | None,
     ) -> None:
         self.fb, self.s, self.m, self.n, self.k = fb, schedule, m, n, k
-        self.a, self.b, self.epilogue = a, b, epilogue
+        self.a, self.b, self.epilogue, self.touch = a, b, epilogue, touch
         self.element = schedule.element
         self.type = vector_of(self.element, schedule.lanes)
         self.segments, self.tiles = row_segments(fb, m, schedule.mr)
@@ -151,6 +152,8 @@ class BlockEmitter:
         acc = self._initial(rows.height, nv, partial, block.first)
         if self.s.prefetch:
             self._prefetch(fb.gep(self.element, b_at, fb.mul(self.k, fb.i64(self.s.nr))), fb.sub(tile, block.tile0))
+        if self.touch is not None:
+            self._touch(self.touch, block, row, column, rows)
         mask = tail if isinstance(tail, V) and not self.padded else None
         acc = accumulate(fb, acc, a_rows, a_step, b_at, b_row, block.count, lanes=self.s.lanes, last_mask=mask)
         if partial is None or block.last is None:
@@ -163,16 +166,21 @@ class BlockEmitter:
             self._store_tile(acc, partial)
         branch.results()
 
+    def _touch(self, touch: Touch, block: Block, row: V, column: V, segment: RowSegment) -> None:
+        """Ask for what the epilogue needs while the tile adds up: its rows lie apart, no hardware sees them coming."""
+        fb = self.fb
+        with fb.if_(block.last) if block.last is not None else nullcontext():
+            for i in range(segment.height):
+                touch(fb, block.index, fb.add(row, fb.i64(i)), column)
+
     def _prefetch(self, panel: V, tile: V) -> None:
         """Each tile asks for a share of the panel that comes after this one (worth 2 to 8 % with B in the L3 cache)."""
         fb, s = self.fb, self.s
         per_line = _LINE // bytes_of(self.element)
         lines = -(-(s.kc * s.nr) // (per_line * s.mc))
         at = fb.gep(self.element, panel, fb.mul(tile, fb.i64(lines * per_line)))
-        name = fb.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32 immarg", "i32 immarg", "i32 immarg"])
         for line in range(lines):
-            address = fb.gep(self.element, at, fb.i64(line * per_line))
-            fb.void(f"call void @{name}(ptr {address.ref}, i32 0, i32 3, i32 1)")  # read, into L1, data
+            fb.prefetch(fb.gep(self.element, at, fb.i64(line * per_line)))
 
     # -- operands -----------------------------------------------------------------------------
     def first_row(self, tile: V) -> V:

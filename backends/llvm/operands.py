@@ -21,6 +21,9 @@ stored to, and may hold anything, NaN included. A mask may be all false. The epi
 applies activations, stores. It is called exactly once for each element, and may branch and loop.
 """
 
+Touch = Callable[[FunctionBuilder, V, V, V], None]
+"""``(fb, batch, row, column)``: ask for the memory that the epilogue will read and write from there on in a row."""
+
 
 @dataclass(frozen=True)
 class Matrix:

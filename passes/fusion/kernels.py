@@ -26,7 +26,8 @@ def rewrite(grouping: Grouping) -> None:
 
 
 def _schedule(grouping: Grouping) -> list[Group | Operation]:
-    """Groups and single operations, each after what it reads, else in the order of their last operation."""
+    """Groups and single operations, each after what it reads, else in the order of their last operation (contractions
+    with several results: of `_early`)."""
     units: list[Group | Operation] = []
     begun: set[int] = set()
     placed: set[int] = set()
@@ -46,11 +47,29 @@ def _schedule(grouping: Grouping) -> list[Group | Operation]:
         placed.add(id(unit))
         units.append(unit)
 
+    early: dict[Operation, list[Operation]] = {}
+    for group in grouping.groups:
+        if group.strategy != "loop" and len(group.outputs()) > 1:
+            early.setdefault(_early(grouping, group), []).append(group.sink)
     for op in grouping.ops:
         group = grouping.group_of.get(op)
         if group is None or op is group.sink:
             place(op)
+        for sink in early.get(op, ()):
+            place(op)
+            place(sink)
     return units
+
+
+def _early(grouping: Grouping, group: Group) -> Operation:
+    """Where a contraction belongs whose epilogue may have been written much later (a weight's update): at its root, as
+    what the root reads need not be kept then; but behind other readers of the arguments that the epilogue updates, so
+    that it may overwrite them."""
+    first = next(iter(group.members))
+    arguments = {v for m in group.members if m is not first for v in m.operands if v in grouping.block.arguments}
+    types = {v.type for v in group.outputs()}
+    readers = {u for v in arguments if v.type in types for u in v.users if u not in group}
+    return max((first, *readers), key=grouping.where)
 
 
 def _in_order(grouping: Grouping, group: Group) -> list[Operation]:

@@ -34,7 +34,8 @@ from ds_compiler.ops import (
 from ds_compiler.passes.buffers import Carry, Output, Where
 from ds_compiler.runtime import ExecutionError, InputError
 from tests.backends.programs import STRESSED, check_program, compiled, executable
-from tests.passes.helpers import const, module_of, spread, tensor
+from tests.passes.helpers import const, module_of, random_inputs, spread, tensor
+from tests.passes.interpreting import interpret
 
 SIZES = ({"n": 1}, {"n": 5}, {"n": 6000})
 
@@ -519,3 +520,23 @@ def test_products_with_vectors(lhs: str, rhs: str) -> None:
         return b.emit(Unary(dot, "tanh"))
 
     check_program(module_of(make, lhs, rhs), {"n": 5}, {"n": 1})
+
+
+def test_a_product_may_overwrite_what_its_epilogue_reads() -> None:
+    """A weight and its moment, updated in place by the kernel of the gradient; each vector's values are computed before
+    the first is stored."""
+
+    def make(b: Builder, w: Value, m: Value, x: Value, g: Value) -> list[Value]:
+        gradient = b.emit(DotGeneral(x, g, (), (), (0,), (0,)))
+        moment = b.emit(Binary(b.emit(Binary(m, w, "mul")), gradient, "add"))
+        return [b.emit(Binary(w, moment, "sub")), moment]
+
+    module = module_of(make, "37 21", "37 21", "50 37", "50 21")
+    result = check_program(module)
+    assert [(p.output, p.input) for p in result.manifest.overwritable] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    arrays = random_inputs(module)
+    expected = interpret(module, arrays)
+    got = executable(result)(*arrays, donated=frozenset({0, 1})).values()
+    for ours, reference in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-5, atol=1e-5)
+    assert all(any(o is a for a in arrays) for o in got)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ds_compiler.ir import Builder, Value
 from ds_compiler.ir.dims import symbol
 from ds_compiler.ir.dtypes import i64
-from ds_compiler.ops import Binary, Bind, Broadcast, Cast, Fusion, Gather, Reduce, Reshape, Size, Unary
+from ds_compiler.ops import Binary, Bind, Broadcast, Cast, DotGeneral, Fusion, Gather, Reduce, Reshape, Size, Unary
 from tests.passes.helpers import check, module_of, spread
 
 
@@ -77,3 +77,46 @@ def test_a_cycle_through_an_earlier_kernel_with_a_later_member() -> None:
         return [total, b.emit(Binary(power, b.emit(Reshape(curve, (4, 6))), "mul"))]
 
     check(module_of(body, "4 6", "24"), "fuse")
+
+
+def _product(b: Builder, x: Value, y: Value) -> Value:
+    return b.emit(DotGeneral(x, y, (), (), (1,), (0,)))
+
+
+def test_an_activation_and_its_derivative_leave_with_the_product() -> None:
+    """Two results replace the product's own, which nothing reads any more."""
+
+    def body(b: Builder, x: Value, y: Value) -> list[Value]:
+        dot = _product(b, x, y)
+        e = b.emit(Unary(dot, "tanh"))
+        slope = b.emit(Binary(spread(b, 1, e), b.emit(Binary(e, e, "mul")), "sub"))
+        return [b.emit(Binary(dot, e, "mul")), b.emit(Binary(dot, slope, "mul"))]
+
+    changed = check(module_of(body, "3 4", "4 5"), "fuse", rtol=1e-5, atol=1e-6)
+    assert [op.strategy for op in changed.main.walk() if isinstance(op, Fusion)] == ["matmul"]
+
+
+def test_a_product_is_stored_once_for_several_loops() -> None:
+    """What each of them begins with is not worth an array of its own."""
+
+    def body(b: Builder, x: Value, y: Value) -> list[Value]:
+        dot = _product(b, x, y)
+        return [b.emit(Reduce(b.emit(Unary(dot, kind)), (1,), "max")) for kind in ("exp", "tanh")]
+
+    changed = check(module_of(body, "3 4", "4 5"), "fuse", rtol=1e-5, atol=1e-6)
+    assert [op.strategy for op in changed.main.walk() if isinstance(op, Fusion)] == ["matmul", "loop", "loop"]
+
+
+def test_a_weight_is_updated_behind_its_last_reader() -> None:
+    """The update is written last, and computed with the gradient: early, but when the weight may be overwritten."""
+
+    def body(b: Builder, w: Value, m: Value, x: Value, g: Value) -> list[Value]:
+        gradient = b.emit(DotGeneral(x, g, (), (), (0,), (0,)))
+        back = b.emit(DotGeneral(g, w, (), (), (1,), (1,)))
+        loss = b.emit(Reduce(b.emit(Unary(back, "exp")), (0, 1), "sum"))
+        moment = b.emit(Binary(b.emit(Binary(m, spread(b, 0.9, m), "mul")), gradient, "add"))
+        return [b.emit(Binary(w, moment, "sub")), moment, loss]
+
+    changed = check(module_of(body, "4 5", "4 5", "3 4", "3 5"), "fuse", rtol=1e-5, atol=1e-6)
+    kernels = [op for op in changed.main.walk() if isinstance(op, Fusion)]
+    assert [len(op.results) for op in kernels] == [1, 2, 1]
