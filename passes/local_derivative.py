@@ -16,9 +16,10 @@ from ds_compiler.ir import Operation, Value
 from ds_compiler.ops import Binary, Unary
 
 SMOOTH_UNARY = frozenset(
-    ["neg", "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan", "asinh", "erf", "sigmoid", "reciprocal", "rsqrt", "sqrt"]
+    {"neg", "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan", "asinh", "erf"}
+    | {"sigmoid", "reciprocal", "rsqrt", "sqrt"}
 )
-SMOOTH_BINARY = frozenset(["add", "sub", "mul", "div"])
+SMOOTH_BINARY = frozenset({"add", "sub", "mul", "div"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,10 +172,10 @@ class Adam(Optimizer):
     def _scalars(self, step: Any, rate: Any) -> Sequence[Any]:
         count = xp.astype(xp.asarray(step), xp.float32) + 1.0
         first, second = (_missing(beta, count) for beta in self.betas)
-        return rate, rate / first, xp.sqrt(second)
+        return rate, rate / first, 1.0 / xp.sqrt(second)
 
     def _updated(self, p: Any, g: Any, moments: Sequence[Any], scalars: Sequence[Any]) -> Sequence[Any]:
-        rate, size, root = scalars
+        rate, size, scale = scalars
         b1, b2 = self.betas
         if self.weight_decay and self._decoupled:
             p = p * (1 - rate * self.weight_decay)
@@ -183,7 +183,7 @@ class Adam(Optimizer):
             g = g + self.weight_decay * p
         mean = moments[0] + (1 - b1) * (g - moments[0])
         square = b2 * moments[1] + (1 - b2) * (g * g)
-        return p - size * (mean / (xp.sqrt(square) / root + self.eps)), mean, square
+        return p - size * (mean / (xp.sqrt(square) * scale + self.eps)), mean, square
 
 
 class AdamW(Adam):

@@ -61,7 +61,7 @@ def _follower(grouping: Grouping, group: Group) -> Operation | None:
 
 def _add_producers(grouping: Grouping, group: Group) -> None:
     """Compute what only the epilogue reads, element by element, inside the kernel."""
-    stack = [m for m in group.members if isinstance(m, ELEMENTWISE)]
+    stack: list[Operation] = [m for m in group.members if isinstance(m, ELEMENTWISE)]
     while stack and len(group.members) < grouping.max_ops:
         member = stack.pop()
         for source in (v.defining_op for v in member.operands):

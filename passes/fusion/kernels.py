@@ -48,9 +48,9 @@ def _schedule(grouping: Grouping) -> list[Group | Operation]:
         units.append(unit)
 
     early: dict[Operation, list[Operation]] = {}
-    for group in grouping.groups:
-        if group.strategy != "loop" and len(group.outputs()) > 1:
-            early.setdefault(_early(grouping, group), []).append(group.sink)
+    for each in grouping.groups:
+        if each.strategy != "loop" and len(each.outputs()) > 1:
+            early.setdefault(_early(grouping, each), []).append(each.sink)
     for op in grouping.ops:
         group = grouping.group_of.get(op)
         if group is None or op is group.sink:
