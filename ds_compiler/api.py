@@ -140,6 +140,13 @@ def compile(
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     shared: dict[str, Any] = {"target": target, "threads": threads, "cache": cache, "passes": passes, "verify": verify}
+    if kind == "module" and target.startswith(("cuda", "hip")):
+        from ds_compiler.ir.errors import CompileError
+
+        raise CompileError(
+            f"compile() for target='{target}' takes no PyTorch modules",
+            help="torch.compile(module.cuda(), backend='ds') runs them on the GPU",
+        )
     if kind == "model" and target.startswith(("cuda", "hip")):
         from ds_compiler.gpu import build_for_gpu
 

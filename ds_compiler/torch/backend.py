@@ -55,7 +55,8 @@ def compile_graph(
     error = ""
     try:
         if every and len(every) > fallbacks.total():
-            call = _split(graph, programs, options) if fallbacks else _whole(graph, programs, options)
+            device = device_of(graph)
+            call = _split(graph, programs, device, options) if fallbacks else _whole(graph, programs, device, options)
     except CompileError as found:
         error, programs, fallbacks = str(found), [], Counter(str(n.target) for n in every)
         warnings.warn(f"ds: PyTorch runs a {kind} graph, which does not compile: {error}", stacklevel=2)
@@ -71,28 +72,53 @@ def compile_graph(
     return boxed
 
 
-def _whole(graph: GraphModule, programs: list[Program], options: dict[str, Any]) -> Program:
-    programs.append(_compiled(graph, options))
+def device_of(graph: GraphModule) -> torch.device:
+    """The device that a graph is compiled for: that of its tensors, numbers on the host aside.
+
+    Raises:
+        CompileError: they are on several, or on one that there is no code for.
+    """
+    devices: set[torch.device] = set()
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        outside = node.op in ("placeholder", "get_attr") or any(user.op == "output" for user in node.users)
+        # A number on the host may be an operand of operators on a GPU. As a result it must be where PyTorch has it.
+        number = node.op != "call_function" and isinstance(value, torch.Tensor) and value.dim() == 0
+        if outside and isinstance(value, torch.Tensor) and not (number and value.device.type == "cpu"):
+            devices.add(value.device)
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise CompileError(f"the graph's inputs and results are on several devices ({names})")
+    device = devices.pop() if devices else torch.device("cpu")
+    if device.type not in ("cpu", "cuda") or device.index not in (None, 0):
+        raise CompileError(f"graphs on the device '{device}' are not compiled yet, only on cpu and cuda:0")
+    return device
+
+
+def _whole(graph: GraphModule, programs: list[Program], device: torch.device, options: dict[str, Any]) -> Program:
+    programs.append(_compiled(graph, device, options))
     return programs[0]
 
 
-def _compiled(graph: GraphModule, options: dict[str, Any]) -> Program:
+def _compiled(graph: GraphModule, device: torch.device, options: dict[str, Any]) -> Program:
     attributes = functools.partial(_attribute, graph)
     try:
-        return Program.of(import_graph(graph.graph, attributes), **options)
+        return Program.of(import_graph(graph.graph, attributes), device, **options)
     except CompileError:
         raise
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise CompileError(f"an ATen graph does not compile: {type(error).__name__}: {error}") from error
 
 
-def _split(graph: GraphModule, programs: list[Program], options: dict[str, Any]) -> Callable[..., Any]:
+def _split(
+    graph: GraphModule, programs: list[Program], device: torch.device, options: dict[str, Any]
+) -> Callable[..., Any]:
     """The graph as a module that calls programs between the operators that PyTorch runs."""
     split = partition.partitioned(graph)
     for name, child in list(split.named_children()):
         if name.startswith(partition.PREFIX):
             part: Any = child
-            program = _compiled(part, options)
+            program = _compiled(part, device, options)
             programs.append(program)
             single = not isinstance(next(n for n in part.graph.nodes if n.op == "output").args[0], tuple | list)
             setattr(split, name, _Called(program, single))

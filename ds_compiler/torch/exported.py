@@ -26,7 +26,8 @@ class ExportedModule:
     """
 
     def __init__(self, program: Program, places: Sequence[int], count: int, in_spec: Any, out_spec: Any) -> None:
-        self.model: CompiledModel = program.model
+        assert isinstance(program.model, CompiledModel), "modules are compiled for CPUs alone"
+        self.model = program.model
         self._program, self._places, self._count = program, tuple(places), count
         self._in_spec, self._out_spec = in_spec, out_spec
 

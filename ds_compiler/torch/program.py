@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from ds_compiler.api import compile as compile_module
+from ds_compiler.backends.triton.target import is_gpu_target
 from ds_compiler.compiled import CompiledModel
 from ds_compiler.frontends.torch import Imported
 from ds_compiler.frontends.torch.importer import Argument, Output
-from ds_compiler.ir import Expr
+from ds_compiler.gpu import GpuModel
+from ds_compiler.ir import CompileError, Expr
 from ds_compiler.ir.dims import evaluate
 from ds_compiler.runtime.plan import Plan
 
@@ -24,17 +26,27 @@ _BY_NAME: dict[str, Any] = {
 }
 
 
+_CPU = torch.device("cpu")
+
+
+def current_stream(device: torch.device) -> int:
+    """PyTorch's current stream on a GPU, for the driver."""
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
 class Program:
     """Call it with the graph's arguments in order; it returns the graph's outputs as a list.
 
     Args:
         imported: the graph as a module.
         model: that module, compiled.
+        device: where its tensors are. On a GPU it runs on the stream that is PyTorch's current one at each call.
     """
 
-    def __init__(self, imported: Imported, model: CompiledModel) -> None:
+    def __init__(self, imported: Imported, model: CompiledModel | GpuModel, device: torch.device = _CPU) -> None:
         self.model, self._imported, self.arguments = model, imported, imported.arguments
-        self._executable = model.executable
+        self._executable: Any = model.executable  # an `Executable`, or a `GpuExecutable`
+        self._device, self._on_gpu = device, device.type == "cuda"
         self._indices = [a.index for a in imported.arguments]
         self._static = all(a.type.is_static for a in imported.arguments) and not imported.sizes
         self._keys = [index for _, index in imported.sizes]
@@ -46,13 +58,17 @@ class Program:
             self._only = self._prepare(imported_shapes(imported.arguments), {})
 
     @staticmethod
-    def of(imported: Imported, **options: Any) -> Program:
+    def of(imported: Imported, device: torch.device = _CPU, **options: Any) -> Program:
         """Compile a module; `options` are those of `ds_compiler.compile`.
 
         Raises:
             CompileError: the compiler cannot.
+            LoadError: `device` is a GPU that cannot be used.
         """
-        return Program(imported, compile_module(imported.module, **options))
+        target = options.setdefault("target", device.type)
+        if is_gpu_target(target) != (device.type == "cuda"):
+            raise CompileError(f"target='{target}', but the tensors are on the device '{device}'")
+        return Program(imported, compile_module(imported.module, **options), device)
 
     def __call__(self, *arguments: Any) -> list[Any]:
         tensors = [arguments[i] for i in self._indices]
@@ -61,16 +77,26 @@ class Program:
             tensors[place] = arguments[argument.index].permute(argument.permutation)
         # A tensor that only looks as PyTorch said (a slice of a larger one) is copied.
         tensors = [t if t.is_contiguous() else t.contiguous() for t in tensors]
+        if self._on_gpu:
+            tensors = [self._there(t) for t in tensors]
         prepared = self._only if self._static else self._find(tensors, arguments)
-        made = [torch.empty(shape, dtype=dtype) for shape, dtype in prepared.outputs]
+        made = [torch.empty(shape, dtype=dtype, device=self._device) for shape, dtype in prepared.outputs]
         pointers: list[Any] = [t.data_ptr() for t in tensors]
         pointers += prepared.between
         if self._imported.random:  # from PyTorch's generator, so that `torch.manual_seed` decides
-            key = torch.randint(-(2**63), 2**63 - 1, (1,))
+            key = torch.randint(-(2**63), 2**63 - 1, (1,), device=self._device)
             pointers.append(key.data_ptr())
         pointers += [t.data_ptr() for t in made]
-        self._executable.run_at(prepared.plan, pointers)
+        if self._on_gpu:
+            self._executable.run_at(prepared.plan, prepared.shapes, pointers, current_stream(self._device))
+        else:
+            self._executable.run_at(prepared.plan, pointers)
         return [take(made, arguments) for take in prepared.takes]
+
+    def _there(self, tensor: Any) -> Any:
+        """A tensor on the GPU, where kernels load 16 bytes at a time; a number may have come from the host."""
+        tensor = tensor if tensor.device == self._device else tensor.to(self._device)
+        return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
     def _find(self, tensors: list[Any], arguments: tuple[Any, ...]) -> _Prepared:
         key: Any
@@ -94,17 +120,23 @@ class Program:
         symbols = {s.name: v for s, v in zip(self._executable.manifest.symbols, plan.symbols, strict=True)}
         outputs = [(o.shape, _BY_NAME[o.dtype.name]) for o in plan.outputs]
         takes = [_taken(o, {**symbols, **sizes}) for o in self._imported.outputs]
-        return _Prepared(plan, outputs, takes, [0] if self._imported.sizes else [])
+        return _Prepared(plan, tuple(shapes), outputs, takes, [0] if self._imported.sizes else [])
 
 
 class _Prepared:
     """What calls of one combination of shapes share."""
 
-    __slots__ = ("between", "outputs", "plan", "takes")
+    __slots__ = ("between", "outputs", "plan", "shapes", "takes")
 
     def __init__(
-        self, plan: Plan, outputs: list[tuple[Any, Any]], takes: list[Callable[..., Any]], between: list[int]
+        self,
+        plan: Plan,
+        shapes: tuple[tuple[int, ...], ...],
+        outputs: list[tuple[Any, Any]],
+        takes: list[Callable[..., Any]],
+        between: list[int],
     ) -> None:
+        self.shapes = shapes
         self.plan, self.outputs, self.takes, self.between = plan, outputs, takes, between
 
 

@@ -42,7 +42,7 @@ class GpuExecutable:
     def __init__(
         self, program: GpuProgram, codes: Sequence[Code], constants: bytes, device: Device | None = None
     ) -> None:
-        self.program = program
+        self.program, self.manifest = program, program.manifest
         self.device = system_device() if device is None else device
         driver = self._driver = self.device.driver
         check_device(program, driver)
