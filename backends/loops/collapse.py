@@ -6,6 +6,7 @@ tensors have. Two adjacent axes a, b merge when in every index the coefficient o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ds_compiler.backends.loops.ir import (
@@ -17,6 +18,7 @@ from ds_compiler.backends.loops.ir import (
     Node,
     Reduction,
     Step,
+    Store,
     of_axis,
     step_nodes,
     walk,
@@ -91,16 +93,16 @@ def collapse_axes(graph: Graph, lists: list[list[Axis]], steps: list[Step]) -> t
 
 def replace_axes(graph: Graph, steps: list[Step], axes: dict[Axis, Index]) -> list[Step]:
     """The steps with each axis of `axes` replaced by an index."""
-    rename = _Renamer(graph, axes)
+    rename = Renamer(graph, axes)
     return [rename.step(s) for s in steps]
 
 
-class _Renamer:
-    """Rebuilds steps with axes replaced by indices."""
+class Renamer:
+    """Rebuilds steps with axes replaced by indices, and nodes by those of `known`."""
 
-    def __init__(self, graph: Graph, axes: dict[Axis, Index]) -> None:
+    def __init__(self, graph: Graph, axes: dict[Axis, Index], known: Mapping[Node, Node] | None = None) -> None:
         self.graph, self.axes = graph, axes
-        self._memo: dict[Node, Node] = {}
+        self._memo: dict[Node, Node] = dict(known or {})
 
     def index(self, index: Index) -> Index:
         total = Index((), index.offset)
@@ -138,4 +140,9 @@ class _Renamer:
         if isinstance(step, Reduction):
             position = None if step.position is None else self.index(step.position)
             return replace(step, value=self.node(step.value), position=position)
+        if isinstance(step, Store):
+            return self.store(step)
+        return replace(step, value=self.node(step.value), index=self.index(step.index))
+
+    def store(self, step: Store) -> Store:
         return replace(step, value=self.node(step.value), index=self.index(step.index))

@@ -41,6 +41,14 @@ class Product:
     depth: tuple[Axis, ...]
     stores: tuple[Store, ...]
 
+    @property
+    def sizes(self) -> tuple[Dim, Dim, Dim, Dim]:
+        """Extents of batch, rows, columns and depth."""
+        batch, rows, columns, depth = (
+            product(tuple(a.extent for a in axes)) for axes in (self.batch, self.rows, self.columns, self.depth)
+        )
+        return batch, rows, columns, depth
+
 
 def find_product(nest: Nest) -> Product | None:
     """The product that a nest is; None for other nests, and where a side is too small for tensor cores."""
@@ -85,10 +93,8 @@ def emit_dot(writer: Writer, buffers: Sequence[Buffer], found: Product, *, wide:
 class _Dot:
     def __init__(self, writer: Writer, buffers: Sequence[Buffer], found: Product, *, wide: bool) -> None:
         self.writer, self.buffers, self.found, self.wide = writer, buffers, found, wide
-        self.batch, self.rows, self.columns, self.depth = (
-            product(tuple(a.extent for a in axes)) for axes in (found.batch, found.rows, found.columns, found.depth)
-        )
-        self.tile: DotTile = choose(self.batch, self.rows, self.columns, self.depth, found.dtype)
+        self.batch, self.rows, self.columns, self.depth = found.sizes
+        self.tile: DotTile = choose(*found.sizes, found.dtype)
 
     def run(self) -> Grid:
         writer, tile, found = self.writer, self.tile, self.found

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ds_compiler.backends.loops.collapse import collapse
 from ds_compiler.backends.loops.inplace import inplace_results
-from ds_compiler.backends.loops.ir import Kernel
+from ds_compiler.backends.loops.ir import Kernel, Nest
 from ds_compiler.backends.loops.nests import lower_loops
 from ds_compiler.backends.loops.signature import symbols_in
+from ds_compiler.backends.loops.split import split_nest
 from ds_compiler.backends.triton import scalars
 from ds_compiler.backends.triton.attention import emit_attention
 from ds_compiler.backends.triton.attention_backward import emit_key_gradients, emit_query_gradient
@@ -22,13 +24,16 @@ from ds_compiler.backends.triton.body import Buffer, names_of
 from ds_compiler.backends.triton.dot import find_product
 from ds_compiler.backends.triton.loops import emit_nest
 from ds_compiler.backends.triton.sizes import symbol_parameter
+from ds_compiler.backends.triton.split_schedule import parts_of
 from ds_compiler.backends.triton.target import GpuTarget
 from ds_compiler.backends.triton.tile import Grid
 from ds_compiler.backends.triton.top_k import emit_top_k
 from ds_compiler.backends.triton.writer import Writer
 from ds_compiler.ir.dims import Dim
 from ds_compiler.ir.errors import CompileError
+from ds_compiler.ir.types import TensorType
 from ds_compiler.ops import Fusion
+from ds_compiler.passes.arena import nominal
 
 _WIDE = 1 << 31
 
@@ -42,12 +47,14 @@ _WHOLE: dict[str, tuple[Callable[..., Grid], ...]] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument: a pointer into a buffer (`buffer`: its number, operands first), or a symbol's value."""
+    """One argument: a pointer into a buffer (`buffer`: its number, operands first; `scratch`: the number of one that
+    lives from one kernel of the fusion to another), or a symbol's value."""
 
     name: str
     signature: str
     buffer: int | None = None
     symbol: str | None = None
+    scratch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,16 @@ class KernelSource:
 
 @dataclass(frozen=True)
 class FusionKernels:
-    """The kernels of one fusion, in order; `inplace`: for a result, the operands whose memory it may take."""
+    """The kernels of one fusion, in order.
+
+    Attributes:
+        inplace: for a result, the operands whose memory it may take.
+        scratch: bytes of each buffer that lives between the kernels.
+    """
 
     sources: tuple[KernelSource, ...]
     inplace: dict[int, tuple[int, ...]]
+    scratch: tuple[Dim, ...] = ()
 
 
 def emit_kernels(fusion: Fusion, name: str, target: GpuTarget) -> FusionKernels:
@@ -89,20 +102,40 @@ def emit_kernels(fusion: Fusion, name: str, target: GpuTarget) -> FusionKernels:
         if fusion.strategy in _WHOLE:
             emitters = [functools.partial(emit, fusion=fusion) for emit in _WHOLE[fusion.strategy]]
             inplace: dict[int, tuple[int, ...]] = {}
+            scratch: list[TensorType] = []
         else:
-            kernel = collapse(lower_loops(fusion))
+            whole = collapse(lower_loops(fusion))
+            kernel = _split(whole)
+            scratch = kernel.buffers[len(buffers) :]
             emitters = [functools.partial(emit_nest, nest=nest) for nest in kernel.nests]
-            inplace = _inplace(kernel)
+            inplace = {} if scratch else _inplace(whole)
+        buffers += [Buffer(f"scratch{n}", type_) for n, type_ in enumerate(scratch)]
         sources = []
         for number, emit in enumerate(emitters):
             title = name if len(emitters) == 1 else f"{name}_part{number}"
             writer = Writer(target)
-            sources.append(_source(fusion, title, writer, buffers, emit(writer, buffers, wide=wide)))
-        return FusionKernels(tuple(sources), inplace)
+            grid = emit(writer, buffers, wide=wide)
+            sources.append(_source(fusion, title, writer, buffers, grid, len(types)))
+        return FusionKernels(tuple(sources), inplace, tuple(type_.bytes for type_ in scratch))
     except CompileError as error:
         if not error.location:
             error.location = fusion.location
         raise
+
+
+def _split(kernel: Kernel) -> Kernel:
+    """`kernel` with nests that leave the GPU idle cut into parts; what lies between those are further buffers."""
+    nests: list[Nest] = []
+    buffers = list(kernel.buffers)
+    for nest in kernel.nests:
+        parts = parts_of(nest)
+        if parts == 1:
+            nests.append(nest)
+            continue
+        split = split_nest(nest, kernel.graph, parts, len(buffers), nominal)
+        nests += split.nests
+        buffers += split.scratch
+    return collapse(Kernel(buffers, kernel.inputs, nests, kernel.graph))
 
 
 def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
@@ -110,12 +143,17 @@ def _inplace(kernel: Kernel) -> dict[int, tuple[int, ...]]:
     return {} if any(find_product(nest) for nest in kernel.nests) else inplace_results(kernel)
 
 
-def _source(fusion: Fusion, name: str, writer: Writer, buffers: Sequence[Buffer], grid: Grid) -> KernelSource:
-    """The file around a body."""
-    parameters = [Parameter(b.name, f"*{scalars.memory_type(b.type.dtype)}", buffer=n) for n, b in enumerate(buffers)]
+def _source(fusion: Fusion, name: str, writer: Writer, buffers: Sequence[Buffer], grid: Grid, own: int) -> KernelSource:
+    """The file around a body; the first `own` buffers are the fusion's, others are scratch, given where it is read."""
+    used = [n for n, b in enumerate(buffers) if n < own or re.search(rf"\b{b.name}\b", writer.text())]
+    parameters = []
+    for number in used:
+        name_, type_ = buffers[number].name, f"*{scalars.memory_type(buffers[number].type.dtype)}"
+        is_own = number < own
+        parameters.append(Parameter(name_, type_, number if is_own else None, scratch=None if is_own else number - own))
     parameters += [Parameter(symbol_parameter(s), "i64", symbol=s) for s in symbols_in(fusion)]
     nodes = ", ".join(fusion.location.names) or fusion.strategy
-    lines = [f"{b.name}: {b.type}" for b in buffers]
+    lines = [f"{buffers[n].name}: {buffers[n].type}" for n in used]
     signature = ", ".join(p.name for p in parameters)
     described = "\n".join(["", *(f"    {line}" for line in [*lines, f"programs: {grid.programs}"])])
     body = f'    """{_escaped(nodes)}\n{described}\n    """\n{writer.text()}'

@@ -16,6 +16,7 @@ from ds_compiler.backends.loops.signature import kernel_key, kernel_name
 from ds_compiler.backends.triton.kernels import FusionKernels, KernelSource, emit_kernels
 from ds_compiler.backends.triton.target import GpuTarget
 from ds_compiler.ir import Module, Operation, Value
+from ds_compiler.ir.dims import Dim, ceildiv, maximum
 from ds_compiler.ir.errors import CompileError
 from ds_compiler.ops import Assume, Check, Constant, Fusion, Reshape, Return, Size
 from ds_compiler.passes.arena import ALIGNMENT, nominal
@@ -71,7 +72,7 @@ def lower(module: Module, target: GpuTarget, *, name: str = "", version: str = "
         outputs=describe_results(function),
         symbols=program_symbols(function, plan.buffers.bound),
         constraints=constraints,
-        arena=str(plan.arena + emitter.scalar_bytes),
+        arena=str(plan.arena + emitter.scalar_bytes + emitter.scratch_bytes),
         kernels=tuple(describe_kernel(f) for f in fusions),
         constants=constants.describe(),
         constants_bytes=constants.size,
@@ -91,6 +92,10 @@ def _largest(fusions: list[Fusion]) -> tuple[tuple[str, str], ...]:
     return tuple((n, str(b)) for n, b in sorted(sizes, key=lambda pair: -nominal(pair[1]))[:_LARGEST])
 
 
+def _aligned(size: Dim) -> Dim:
+    return ceildiv(size, ALIGNMENT) * ALIGNMENT
+
+
 class _Steps:
     def __init__(self, plan: MemoryPlan, constants: ConstantPool, kernels: dict[Fusion, FusionKernels]) -> None:
         self.plan, self.constants, self.sources = plan, constants, kernels
@@ -100,10 +105,14 @@ class _Steps:
         self._slots = 0
         self._scalars: dict[Buffer, int] = {}
         self.messages: list[str] = []
+        # Launches follow one another, so that all share one piece of memory for what lives within a fusion.
+        self.scratch_bytes: Dim = 0
+        for made in kernels.values():
+            self.scratch_bytes = maximum(self.scratch_bytes, sum((_aligned(size) for size in made.scratch), 0))
 
     @property
     def scalar_bytes(self) -> int:
-        """Bytes behind the planned arena, for sizes that kernels read."""
+        """Bytes behind the planned arena and scratch, for sizes that kernels read."""
         return ALIGNMENT * len(self._scalars)
 
     def run(self, terminator: Operation, ops: list[Operation]) -> None:
@@ -129,16 +138,27 @@ class _Steps:
     def _launch(self, fusion: Fusion) -> None:
         places: list[Place] = [self._value(v) for v in fusion.inputs]
         places += [self._place(self.plan.buffers.own[r]) for r in fusion.results]
+        scratch = self._scratch_places(self.sources[fusion].scratch)
         for source in self.sources[fusion].sources:
             arguments: list[Place | str] = []
             for parameter in source.parameters:
                 if parameter.buffer is not None:
                     arguments.append(places[parameter.buffer])
+                elif parameter.scratch is not None:
+                    arguments.append(scratch[parameter.scratch])
                 else:
                     assert parameter.symbol is not None
                     arguments.append(parameter.symbol)
             self.steps.append(Launch(self._kernel(source), str(source.grid), tuple(arguments), self._slots))
         self._slots += 1
+
+    def _scratch_places(self, sizes: tuple[Dim, ...]) -> list[Place]:
+        places = []
+        offset = self.plan.arena
+        for size in sizes:
+            places.append(Place("arena", str(offset)))
+            offset = offset + _aligned(size)
+        return places
 
     def _kernel(self, source: KernelSource) -> int:
         number = self._numbers.get(source.name)
@@ -169,5 +189,5 @@ class _Steps:
                 return Place("arena", str(buffer.offset))
             case Where.PRIVATE:
                 number = self._scalars.setdefault(buffer, len(self._scalars))
-                return Place("arena", str(self.plan.arena + ALIGNMENT * number))
+                return Place("arena", str(self.plan.arena + self.scratch_bytes + ALIGNMENT * number))
         raise CompileError(f"the GPU back end has no memory of the kind '{buffer.where.value}' yet")

@@ -44,36 +44,38 @@ def emit_rows(writer: Writer, buffers: Sequence[Buffer], nest: Nest, *, wide: bo
     return _Rows(writer, buffers, nest, wide=wide).run()
 
 
+def row_tile(nest: Nest) -> tuple[list[TileDim], int]:
+    """Outer dimensions of a nest's tile, and the inner block."""
+    inner = nest.inner or [Axis("one", 1)]
+    extent = product(tuple(a.extent for a in inner))
+    known = power_of_two(max(extent, 1)) if isinstance(extent, int) else None
+    if not nest.outer:
+        return [], min(known or _LOOPED, _WHOLE)
+    indices = indices_of(nest)
+    if contiguity(indices, inner[-1]) >= contiguity(indices, nest.outer[-1]):
+        block = known if known is not None and known <= _WHOLE else _LOOPED
+        rows = min(max(_TILE // (2 * block), 1), 32)
+        return [TileDim("row", tuple(nest.outer), rows)], max(block, 2)
+    last = nest.outer[-1].extent
+    columns = min(_COLUMNS, power_of_two(last)) if isinstance(last, int) else _COLUMNS
+    block = known if known is not None and known * columns <= 2 * _TILE else max(2 * _TILE // columns, 2)
+    outer = [TileDim("column", (nest.outer[-1],), columns)]
+    if nest.outer[:-1]:
+        outer.insert(0, TileDim("row", tuple(nest.outer[:-1]), 1))
+    return outer, max(block, 2)
+
+
 class _Rows:
     def __init__(self, writer: Writer, buffers: Sequence[Buffer], nest: Nest, *, wide: bool) -> None:
         self.writer, self.nest = writer, nest
         self.inner = nest.inner or [Axis("one", 1)]
         self.extent = product(tuple(a.extent for a in self.inner))
-        outer, self.block = self._tile()
+        outer, self.block = row_tile(nest)
         self.body, self.programs = enter(writer, buffers, outer, [self.block], wide=wide)
         self.along = len(self.body.shape) - 1  # the inner dimension of the tile
         self.whole = isinstance(self.extent, int) and self.extent <= self.block
         # Running combinations and exact positions need the axis itself, not what is left of a block.
         self.elements = self.block * max(1, product_of(d.block for d in outer))
-
-    def _tile(self) -> tuple[list[TileDim], int]:
-        """Outer dimensions of the tile, and the inner block."""
-        nest, extent = self.nest, self.extent
-        known = power_of_two(max(extent, 1)) if isinstance(extent, int) else None
-        if not nest.outer:
-            return [], min(known or _LOOPED, _WHOLE)
-        indices = indices_of(nest)
-        if contiguity(indices, self.inner[-1]) >= contiguity(indices, nest.outer[-1]):
-            block = known if known is not None and known <= _WHOLE else _LOOPED
-            rows = min(max(_TILE // (2 * block), 1), 32)
-            return [TileDim("row", tuple(nest.outer), rows)], max(block, 2)
-        last = nest.outer[-1].extent
-        columns = min(_COLUMNS, power_of_two(last)) if isinstance(last, int) else _COLUMNS
-        block = known if known is not None and known * columns <= 2 * _TILE else max(2 * _TILE // columns, 2)
-        outer = [TileDim("column", (nest.outer[-1],), columns)]
-        if nest.outer[:-1]:
-            outer.insert(0, TileDim("row", tuple(nest.outer[:-1]), 1))
-        return outer, max(block, 2)
 
     def run(self) -> Grid:
         if self.whole:
