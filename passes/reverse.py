@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from ds_compiler.ir import Builder, Operation, Value
-from ds_compiler.ops import Composite, StopGradient, Yield
+from ds_compiler.ops import Composite, Pad, StopGradient, Yield
 from ds_compiler.ops.derivatives import Terms, rule_of
 from ds_compiler.ops.derivatives.attention import Attention, attention_gradient, has_derivative, with_log_sums
+from ds_compiler.ops.derivatives.terms import splat
 from ds_compiler.passes.inline import Inliner, fitted
 from ds_compiler.passes.local_derivative import Span, Spans
 
@@ -98,7 +99,10 @@ class Reverse:
             return
         cotangent = fitted(self.terms, cotangent, value.type)
         before = self._cotangents.get(value)
-        self._cotangents[value] = cotangent if before is None else self.terms.add(before, cotangent)
+        if before is not None:
+            joined = _side_by_side(self.terms, before, cotangent) or _side_by_side(self.terms, cotangent, before)
+            cotangent = joined or self.terms.add(before, cotangent)
+        self._cotangents[value] = cotangent
 
     def found(self, value: Value) -> Value | None:
         """The cotangent of a value; None for zero."""
@@ -162,3 +166,18 @@ class Reverse:
         gradient = attention_gradient(self.terms, op, op.inputs, (result, log_sums), g)
         for operand, cotangent in zip(Attention.of(op.body.block).operands, gradient, strict=True):
             self.add(inputs[operand], cotangent)
+
+
+def _side_by_side(terms: Terms, low: Value, high: Value) -> Value | None:
+    """The sum of cotangents of two neighbouring slices, each with zeros around it: one beside the other."""
+    first, second = low.defining_op, high.defining_op
+    if not (isinstance(first, Pad) and isinstance(second, Pad) and splat(first.value) == splat(second.value) == 0):
+        return None
+    widths = zip(first.low, first.high, second.low, second.high, strict=True)
+    padded = [axis for axis, four in enumerate(widths) if any(w != 0 for w in four)]
+    if len(padded) != 1:
+        return None
+    (axis,) = padded
+    if first.low[axis] + first.operand.type.shape[axis] != second.low[axis]:
+        return None
+    return terms.pad(terms.concat([first.operand, second.operand], axis), first.low, second.high)
