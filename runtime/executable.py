@@ -153,7 +153,8 @@ class Executable:
             ctypes.memset(ticks, 0, ctypes.sizeof(ticks))
             results = self._execute(list(arrays), out, profile=_addressof(ticks))
             # Later rounds write into the first one's arrays: pages that are new would be counted as a kernel's time.
-            out = {t.name: array for t, array in zip(self.manifest.outputs, results) if array.size}
+            known = (n for n in range(len(results)) if n not in self._late_outputs)
+            out = {self._output_names[n]: results[n] for n in known}
             samples.append(list(ticks))
         medians = np.median(np.array(samples[1:], np.float64).reshape(repeat, count), axis=0)
         shapes = tuple(np.shape(a) for a in arrays)

@@ -110,6 +110,7 @@ def test_data_dependent_shape() -> None:
     assert executable(-np.ones(3, np.float32))["values"].shape == (0,)
     with pytest.raises(InputError, match="depends on data"):
         executable(x, out={"values": np.zeros(3, np.float32)})
+    assert len(executable.profile({"x": x}, repeat=2)) == len(executable.manifest.kernels)
 
 
 def test_failed_check_names_the_node_and_leaves_the_program_usable() -> None:
