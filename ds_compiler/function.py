@@ -16,16 +16,27 @@ from ds_compiler.backends.triton.target import is_gpu_target
 from ds_compiler.compiled import CompiledModel
 from ds_compiler.finite import check_finite
 from ds_compiler.frontends.trace import tree
+from ds_compiler.frontends.trace.closure import numbers_read
 from ds_compiler.frontends.trace.errors import NumberNeeded
 from ds_compiler.frontends.trace.frame import tracing
 from ds_compiler.frontends.trace.function import Output, Program, trace_program
 from ds_compiler.frontends.trace.sizes import SizeGuard
 from ds_compiler.frontends.trace.tree import Structure
-from ds_compiler.guards import Watch, surroundings, watch_content, watch_type
+from ds_compiler.guards import Watch, surroundings, watch_content, watch_number, watch_type
 from ds_compiler.ir import Module
 from ds_compiler.report import FunctionReport
 from ds_compiler.side_effects import refuse_side_effects
-from ds_compiler.signature import Call, Numbers, Parameters, Scalar, Signature, Static, shown, type_in_program
+from ds_compiler.signature import (
+    Call,
+    Numbers,
+    OuterNumbers,
+    Parameters,
+    Scalar,
+    Signature,
+    Static,
+    shown,
+    type_in_program,
+)
 
 if TYPE_CHECKING:
     from ds_compiler.gpu import GpuModel
@@ -39,7 +50,11 @@ _MOST_PROGRAMS = 64
 
 @dataclass
 class _Entry:
-    """A compiled program, what it is for, and why it was needed."""
+    """A compiled program, what it is for, and why it was needed.
+
+    Attributes:
+        outer: numbers that the function reads from outside, each with why it cannot be an input, or "".
+    """
 
     structure: Structure
     signature: Signature
@@ -52,6 +67,7 @@ class _Entry:
     leaves: tuple[Any, ...]
     reason: str
     seconds: float
+    outer: Mapping[str, str]
     donated: frozenset[int] = frozenset()
     calls: int = 0
 
@@ -85,7 +101,7 @@ class CompiledFunction(Generic[_P, _R]):
         self._on_gpu = is_gpu_target(self._options.get("target", "cpu"))
         self._parameters = Parameters(function, self._name, dynamic, self._on_gpu)
         self._parameters.check([*donate, *(dynamic if isinstance(dynamic, Mapping) else ())])
-        self._numbers = Numbers(dynamic is not False)
+        self._numbers, self._outer = Numbers(dynamic is not False), OuterNumbers(dynamic is not False)
         self._donate = tuple(donate)
         self._entries: dict[tuple[Structure, Signature], list[_Entry]] = {}
         self._all: list[_Entry] = []
@@ -139,6 +155,7 @@ class CompiledFunction(Generic[_P, _R]):
         with self._lock:
             known = [e.signature for e in self._all if e.structure is structure]
             self._numbers.learn(structure, leaves, known)
+            self._outer.learn((w, e.outer[w.path]) for e in self._all for w in e.watches if w.path in e.outer)
             while True:
                 call = self._parameters.describe(leaves, structure, self._numbers.of(structure))
                 found = self._found(structure, call)
@@ -147,11 +164,13 @@ class CompiledFunction(Generic[_P, _R]):
                 try:
                     return self._new_entry(structure, leaves, call), call
                 except Exception as error:
-                    unknown = frozenset(i for i, d in enumerate(call.signature) if isinstance(d, Scalar))
+                    arguments = (i for i, d in enumerate(call.signature) if isinstance(d, Scalar))
+                    unknown: frozenset[int | str] = frozenset((*arguments, *self._outer.open))
                     if not unknown:
                         raise
-                    needed = error.numbers & unknown if isinstance(error, NumberNeeded) else unknown
-                    self._numbers.fix(structure, needed or unknown, str(error))
+                    needed = (error.numbers & unknown if isinstance(error, NumberNeeded) else unknown) or unknown
+                    self._numbers.fix(structure, frozenset(n for n in needed if isinstance(n, int)), str(error))
+                    self._outer.fix((n for n in needed if isinstance(n, str)), str(error))
 
     def _new_entry(self, structure: Structure, leaves: list[Any], call: Call) -> _Entry:
         from ds_compiler.api import compile_source
@@ -166,13 +185,19 @@ class CompiledFunction(Generic[_P, _R]):
         watches = walk.watches
         lifted = {id(w.value): (w.value, w.path) for w in watches if w.kind == "array"}
         types = [type_in_program(path, d) for path, d in zip(paths, signature)]
-        program: Program = trace_program(self._function, structure, leaves, types, lifted, paths, call.sizes)
+        outer = numbers_read(self._function, walk.seen.values())
+        opened = [w for w in watches if w.path in self._outer.open and not outer.get(w.path, "?") and w.kind == "equal"]
+        numbers = {w.path: type(w.value) for w in opened}
+        program: Program = trace_program(self._function, structure, leaves, types, lifted, paths, call.sizes, numbers)
         refuse_side_effects(self._name, walk)
         read = set(program.lifted)
         fetches = {id(w.value): w.fetch for w in watches if w.kind == "array"}
         watches = [
-            w if w.kind != "array" else watch_type(w) if id(w.value) in read else watch_content(w) for w in watches
+            w if w.kind != "array" else watch_type(w) if id(w.value) in read else watch_content(w)
+            for w in watches
+            if w.path not in numbers
         ]
+        watches += map(watch_number, opened)
         source = Source(program.module, self._name, {})
         passes = self._options.get("passes") or ("traced-gpu" if self._on_gpu else "traced")
         model: CompiledModel | GpuModel
@@ -190,13 +215,14 @@ class CompiledFunction(Generic[_P, _R]):
             signature=signature,
             watches=watches,
             sizes=program.guards,
-            inputs=[fetches[i] for i in program.lifted],
+            inputs=[*(_fetch_number(w) for w in opened), *(fetches[i] for i in program.lifted)],
             module=program.module,
             model=model,
             result=program.structure,
             leaves=program.leaves,
             reason=reason,
             seconds=time.perf_counter() - start,
+            outer=outer,
             donated=donated,
         )
         if len(self._all) >= _MOST_PROGRAMS:
@@ -232,7 +258,8 @@ class CompiledFunction(Generic[_P, _R]):
             found = [f"the arguments have the form {structure}, had {entry.structure}"]
         if not found:
             found = [f"the size guard {guard} does not hold" for guard in entry.sizes if not guard.holds(call.sizes)]
-        return found or [why for w in entry.watches if (why := w.failure())] or ["its program was dropped"]
+        failed = dict.fromkeys(self._outer.told(w.path, why) for w in entry.watches if (why := w.failure()))
+        return found or list(failed) or ["its program was dropped"]
 
     # -- looking inside -----------------------------------------------------------------------------
     @property
@@ -271,3 +298,8 @@ def _leaf(leaf: Any, values: list[Any]) -> Any:
     if not isinstance(leaf, Output):
         return leaf
     return values[leaf.index].item() if leaf.is_number else values[leaf.index]
+
+
+def _fetch_number(watch: Watch) -> Callable[[], Any]:
+    dtype = np.float64 if type(watch.value) is float else np.int64
+    return lambda: np.asarray(watch.fetch(), dtype)

@@ -11,11 +11,13 @@ import functools
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from ds_compiler.frontends.trace.closure import nested
 
 Array = np.ndarray[Any, Any]
 
@@ -23,6 +25,7 @@ _MOST = 20_000
 """Elements of containers that are watched; what lies beyond is not."""
 _COMPARED_BYTES = 1 << 16
 
+LARGEST_INT = int(np.iinfo(np.int64).max)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), np.dtype, np.generic)
 _MISSING = object()
 
@@ -36,7 +39,8 @@ class Watch:
         fetch: reads it again.
         value: what it was.
         kind: ``equal`` compares, ``same`` wants the identical object, ``array`` the same shape and element type,
-            ``content`` the same elements, ``length`` the same number of elements, which `fetch` gives.
+            ``content`` the same elements, ``length`` the same number of elements, which `fetch` gives, ``number`` any
+            number of the type `value`.
         container: of a length.
     """
 
@@ -63,6 +67,9 @@ class Watch:
             if type(now) is type(self.value) and (now == self.value or (now != now and self.value != self.value)):
                 return ""
             return f"{self.path} was {_short(self.value)}, now {_short(now)}"
+        if self.kind == "number":
+            fits = type(now) is self.value and (self.value is float or abs(now) <= LARGEST_INT)
+            return "" if fits else f"{self.path} was any {self.value.__name__}, now {_short(now)}"
         if self.kind == "length":
             return "" if now == self.value else f"{self.path} has {now} elements, had {self.value}"
         if not isinstance(now, np.ndarray):
@@ -144,7 +151,7 @@ class Surroundings:
         self.seen[id(function)] = function
         variables = function.__globals__
         loaded: list[str] = []
-        for code in _nested(function.__code__):
+        for code in nested(function.__code__):
             self.names.update(code.co_names)
             self.codes.append(code)
             loaded += [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
@@ -218,13 +225,6 @@ class Surroundings:
                 self.value(f"{path}.{name}", lambda name=name: getattr(owner, name), item)  # type: ignore[misc]
 
 
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
-
-
 _INSTALLED = tuple({p for n in ("stdlib", "platstdlib", "purelib", "platlib") if (p := sysconfig.get_path(n))})
 
 
@@ -240,6 +240,11 @@ def _is_users(module: str | None) -> bool:
 def watch_type(watch: Watch) -> Watch:
     """A watch of an array that is an input; it keeps the type, not the elements."""
     return Watch(watch.path, watch.fetch, np.broadcast_to(np.zeros((), watch.value.dtype), watch.value.shape), "array")
+
+
+def watch_number(watch: Watch) -> Watch:
+    """A watch of a Python number that is an input."""
+    return Watch(watch.path, watch.fetch, type(watch.value), "number")
 
 
 def watch_content(watch: Watch) -> Watch:

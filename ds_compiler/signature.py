@@ -15,12 +15,12 @@ from ds_compiler.frontends.trace.errors import TraceError
 from ds_compiler.frontends.trace.number import type_of
 from ds_compiler.frontends.trace.places import here
 from ds_compiler.frontends.trace.tree import Structure
+from ds_compiler.guards import LARGEST_INT, Watch
 from ds_compiler.ir import Dim, TensorType, symbol
 from ds_compiler.runtime.cuda import arrays as arrays_there
 
 Signature = tuple[Any, ...]
 _NUMBERS = {int: np.int64, float: np.float64}
-_LARGEST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,47 @@ class Numbers:
         self.needed.update(dict.fromkeys(((structure, index) for index in numbers), why))
 
 
+@dataclass
+class OuterNumbers:
+    """Which Python numbers of the function's closure and globals are inputs: those that were seen to change, unless
+    their values are needed while it is traced, or other functions read them too.
+
+    Attributes:
+        open: they are inputs, by name.
+        fixed: they are part of the program, and why.
+    """
+
+    enabled: bool
+    open: set[str] = field(default_factory=set)
+    fixed: dict[str, str] = field(default_factory=dict)
+
+    def learn(self, known: Iterable[tuple[Watch, str]]) -> None:
+        """Open the numbers that differ from those of programs compiled before.
+
+        Args:
+            known: what those found, each with the reason against opening it, or "".
+        """
+        for watch, against in known:
+            if not self.enabled or watch.kind != "equal" or not watch.failure():
+                continue
+            if against:
+                self.fixed.setdefault(watch.path, against)
+            if watch.path not in self.fixed and type(watch.fetch()) is type(watch.value):
+                self.open.add(watch.path)
+
+    def fix(self, names: Iterable[str], why: str) -> None:
+        """Make them part of the program."""
+        for name in names:
+            self.open.discard(name)
+            self.fixed[name] = why
+
+    def told(self, path: str, failure: str) -> str:
+        """Why a guard on a variable failed, and what becomes of the variable."""
+        if path in self.open:
+            return f"{failure}: from now on it is an input"
+        return f"{failure} (part of the program: {self.fixed[path]})" if path in self.fixed else failure
+
+
 class Parameters:
     """What a function takes, and which sizes stay open.
 
@@ -133,7 +174,7 @@ class Parameters:
         described: list[Any] = []
         arrays: list[Any] = []
         for index, leaf in enumerate(leaves):
-            if index in open_numbers and type(leaf) in _NUMBERS and (type(leaf) is float or abs(leaf) <= _LARGEST):
+            if index in open_numbers and type(leaf) in _NUMBERS and (type(leaf) is float or abs(leaf) <= LARGEST_INT):
                 described.append(Scalar(type(leaf)))
                 arrays.append(np.asarray(leaf, _NUMBERS[type(leaf)]))
                 continue

@@ -67,12 +67,22 @@ class Questions(Protocol):
     def calculate(self, kind: str, left: Any, right: Any) -> Any:
         """The result of an operator that leaves the integers (``size / 2``, ``0.5 * size``)."""
 
+    def ufunc(self, function: Any, method: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """The result of a function of NumPy's (``np.sqrt(size)``)."""
+
+
+_OF_NUMPY = {
+    "add": "add", "subtract": "sub", "multiply": "mul", "floor_divide": "floordiv", "remainder": "mod",
+    "divide": "truediv", "true_divide": "truediv", "power": "pow",
+    "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
+}  # fmt: skip
+_REFLECTED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+
 
 class Expr:
     """A polynomial in normal form; build it with `symbol`, operators and the functions below."""
 
     __slots__ = ("_hash", "terms")
-    __array_ufunc__ = None  # NumPy's numbers leave operators with sizes to this class
     questions: ClassVar[Questions | None] = None
 
     def __init__(self, terms: Mapping[_Monomial, int]) -> None:
@@ -173,6 +183,33 @@ class Expr:
 
     def __rpow__(self, other: Any) -> Any:
         return _calculated("pow", other, self)
+
+    def __abs__(self) -> Dim:
+        return maximum(self, -self)
+
+    def __round__(self, digits: int = 0) -> Dim:
+        return self
+
+    def __divmod__(self, other: Any) -> tuple[Dim, Dim]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Dim, Dim]:
+        return other // self, other % self
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's numbers leave operators with sizes to this class; other functions are the front end's."""
+        inputs = tuple([x[()] if getattr(x, "shape", None) == () else x for x in inputs])
+        operator = _OF_NUMPY.get(function.__name__)
+        if operator and method == "__call__" and not options and all(isinstance(x, Real | Expr) for x in inputs):
+            left, right = inputs
+            name = f"__{operator}__" if left is self else f"__{_REFLECTED.get(operator, 'r' + operator)}__"
+            return getattr(self, name)(right if left is self else left)
+        if Expr.questions is None:
+            raise TypeError(f"'{self}' is a symbolic size, which has no value at compile time")
+        return Expr.questions.ufunc(function, method, inputs, options)
+
+    def __format__(self, form: str) -> str:
+        return format(self._value("text") if form else str(self), form)
 
     def __bool__(self) -> bool:
         if Expr.questions is None:

@@ -123,7 +123,10 @@ class TracedArray:
         self._unknown("the length", f"it is the symbolic size {self.shape[0]}; use x.shape[0]")
 
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
-        self._unknown("the contents", "use ds.numpy; an array of NumPy that is indexed: ds.numpy.take(array, index)")
+        self._unknown(
+            "the contents",
+            "use ds.numpy: asarray([…]) for a list of traced numbers, ds.numpy.take(array, index) for NumPy's",
+        )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         from ds_compiler.frontends.trace import numpy_functions

@@ -9,7 +9,21 @@ from typing import Any
 from ds_compiler.frontends.trace.errors import NoSuchAxis
 from ds_compiler.frontends.trace.frame import located
 from ds_compiler.frontends.trace.places import here
-from ds_compiler.ir import Dim, Expr
+from ds_compiler.ir import CompileError, Dim, Expr
+
+
+def whole(number: Any, what: str) -> int:
+    """An integer that is known while the function is traced.
+
+    Raises:
+        TraceError: it is none.
+    """
+    try:
+        return operator.index(number)
+    except CompileError:
+        raise
+    except TypeError:
+        raise located(f"{what} is a {type(number).__name__}, expected an integer") from None
 
 
 def axis_of(axis: Any, rank: int) -> int:
@@ -18,7 +32,7 @@ def axis_of(axis: Any, rank: int) -> int:
     Raises:
         NoSuchAxis: it is none of the array's.
     """
-    index = operator.index(axis)
+    index = whole(axis, "an axis")
     if not -rank <= index < rank:
         raise NoSuchAxis(f"axis {index} is out of range for an array of {rank} axes", location=here())
     return index % rank
@@ -45,7 +59,7 @@ def shape_of(shape: Any) -> tuple[Dim, ...]:
         TraceError: a size is negative.
     """
     dims = shape if isinstance(shape, Sequence) else (shape,)
-    result = tuple(d if isinstance(d, Expr) else operator.index(d) for d in dims)
+    result = tuple(d if isinstance(d, Expr) else whole(d, "a size") for d in dims)
     if any(isinstance(d, int) and d < 0 for d in result):
         raise located(f"the shape {tuple(shape)} has a negative size")
     return result

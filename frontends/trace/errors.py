@@ -25,9 +25,9 @@ class NumberNeeded(TraceError):
     """Python needs the value of a number that is an input of the program; then it is part of the program instead.
 
     Attributes:
-        numbers: which arguments, by the number of their leaf.
+        numbers: which arguments, by the number of their leaf; of variables outside of the function, their names.
     """
 
-    def __init__(self, error: TraceError, numbers: frozenset[int]) -> None:
+    def __init__(self, error: TraceError, numbers: frozenset[int | str]) -> None:
         super().__init__(error.what, location=error.location, help=error.help)
         self.numbers = numbers

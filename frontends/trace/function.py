@@ -12,13 +12,14 @@ import numpy as np
 
 from ds_compiler.frontends.trace import tree
 from ds_compiler.frontends.trace.array import TracedArray, is_array, is_number, is_unknown_number, read, wrap
+from ds_compiler.frontends.trace.closure import rebound
 from ds_compiler.frontends.trace.errors import TraceError
 from ds_compiler.frontends.trace.frame import Frame, Trace, current, located, placing_errors, tracing_into
-from ds_compiler.frontends.trace.number import Number, number_of
-from ds_compiler.frontends.trace.places import shown_file
+from ds_compiler.frontends.trace.number import Number, number_of, type_of
+from ds_compiler.frontends.trace.places import place_of, shown_file
 from ds_compiler.frontends.trace.sizes import SizeGuard
 from ds_compiler.frontends.trace.tree import Structure
-from ds_compiler.ir import Expr, Function, Location, Module, TensorType, Value
+from ds_compiler.ir import CompileError, Expr, Function, Location, Module, TensorType, Value
 
 Array = np.ndarray[Any, Any]
 
@@ -57,6 +58,7 @@ def trace_program(
     lifted: Mapping[int, tuple[Array, str]],
     paths: Sequence[str] | None = None,
     sizes: Mapping[str, int] | None = None,
+    numbers: Mapping[str, type] | None = None,
 ) -> Program:
     """Trace ``function(*args, **kwargs)``.
 
@@ -66,12 +68,15 @@ def trace_program(
         lifted: arrays that the function reads from its surroundings, by identity, each with a name.
         paths: how the leaves are called in the program.
         sizes: values of open sizes, for what the function asks about them.
+        numbers: Python numbers of the function's closure and globals that are inputs, behind those of `leaves`.
 
     Raises:
         CompileError: the function does what cannot be traced; names the user's line.
     """
     names = unique_names(list(structure.paths()) if paths is None else paths)
+    outer = dict(numbers or {})
     wanted = [(t, n) for t, n in zip(types, names) if t is not None]
+    wanted += [(type_of(kind), name) for name, kind in outer.items()]
     trace = Trace(lifted=dict(lifted), sizes=dict(sizes or {}))
     frame = Frame(trace, [t for t, _ in wanted], [n for _, n in wanted])
     with tracing_into(frame), placing_errors("call"):
@@ -80,13 +85,14 @@ def trace_program(
             leaf if t is None else _given(i, leaf, next(arguments)) for i, (leaf, t) in enumerate(zip(leaves, types))
         ]
         args, kwargs = tree.unflatten(structure, given)
+        given_outer = {name: Number(argument, frozenset({name})) for name, argument in zip(outer, arguments)}
         parameters = _parameter_names(function, len(args))
         given_containers = [
             entry
             for name, argument in (*zip(parameters, args), *kwargs.items())
             for entry in _containers(argument, name)
         ]
-        result = function(*args, **kwargs)
+        result = _called(rebound(function, given_outer), args, kwargs)
         _check_unchanged(function, given_containers, result)
         results, form = tree.flatten(result)
         values: list[Value] = []
@@ -103,6 +109,23 @@ def trace_program(
     used.sort(key=lambda key: frame.root.arguments.index(frame.inputs[key]))  # type: ignore[arg-type]
     _name_arguments(frame)
     return Program(trace.module, tuple(used), form, tuple(results), tuple(trace.guards))
+
+
+def _called(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The function's result; its own errors are told the line, and what may be behind them."""
+    try:
+        return function(*args, **kwargs)
+    except CompileError:
+        raise
+    except Exception as error:
+        name = getattr(function, "__name__", "the function")
+        place = place_of(error)
+        if place:
+            error.add_note(
+                f"at {place}, while ds.compile traced {name}: arrays are stand-ins there, and sizes that dynamic= "
+                "leaves open are symbols; neither has a value that Python code can look up or convert"
+            )
+        raise
 
 
 def _containers(x: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

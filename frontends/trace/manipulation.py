@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from ds_compiler.frontends.trace import compose
 from ds_compiler.frontends.trace.array import ArrayLike, TracedArray, dtype_of, read, together, wrap
-from ds_compiler.frontends.trace.axes import axes_of, axis_of, shape_of
+from ds_compiler.frontends.trace.axes import axes_of, axis_of, shape_of, whole
 from ds_compiler.frontends.trace.dtypes import element_type, promote
 from ds_compiler.frontends.trace.frame import current, located
 from ds_compiler.frontends.trace.public import public
@@ -25,7 +24,7 @@ def reshape(x: ArrayLike, /, shape: Any, *, copy: bool | None = None) -> TracedA
     """The same elements in row-major order under another shape; one size may be -1."""
     value = read(x)
     wanted: list[Dim] = [
-        d if isinstance(d, Expr) else operator.index(d) for d in (shape if isinstance(shape, Sequence) else (shape,))
+        d if isinstance(d, Expr) else whole(d, "a size") for d in (shape if isinstance(shape, Sequence) else (shape,))
     ]
     open_ = [i for i, d in enumerate(wanted) if isinstance(d, int) and d == -1]
     if len(open_) > 1 or any(isinstance(d, int) and d < -1 for d in wanted):
@@ -168,6 +167,8 @@ def split(x: ArrayLike, indices_or_sections: int | Sequence[int], /, *, axis: in
     value = read(x)
     place = axis_of(axis, value.type.rank)
     extent = value.type.shape[place]
+    if isinstance(indices_or_sections, Expr | TracedArray):
+        raise located("split: the number of parts is not known while the function is traced", help="give an integer")
     if isinstance(indices_or_sections, int):
         part = floordiv(extent, indices_or_sections)
         if isinstance(extent, int) and extent % indices_or_sections:

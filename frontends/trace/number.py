@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 from ds_compiler.frontends.trace import array, compose
 from ds_compiler.frontends.trace import elementwise as e
 from ds_compiler.frontends.trace.array import TracedArray, wrap
-from ds_compiler.frontends.trace.errors import NumberNeeded
+from ds_compiler.frontends.trace.errors import NumberNeeded, TraceError
 from ds_compiler.frontends.trace.frame import located
 from ds_compiler.ir import Expr, TensorType, Value
 from ds_compiler.ir.dtypes import f64, i64
@@ -20,13 +20,13 @@ class Number(TracedArray):
     """An int or float as Python has them: calculated with in 64 bits, and beside an array of the array's type.
 
     Attributes:
-        sources: which arguments it was calculated from, by the number of their leaf.
+        sources: what it was calculated from: arguments by the number of their leaf, variables by name.
     """
 
     __slots__ = ("sources",)
     is_number: ClassVar[bool] = True
 
-    def __init__(self, value: Value, sources: frozenset[int] = frozenset()) -> None:
+    def __init__(self, value: Value, sources: frozenset[int | str] = frozenset()) -> None:
         super().__init__(value)
         self.sources = sources
 
@@ -57,6 +57,26 @@ class Number(TracedArray):
 
     def __getattr__(self, name: str) -> Any:
         self._unknown(name, "a Python number that is changed at each call is an input of the program")
+
+
+class Answer(TracedArray):
+    """Whether a comparison of numbers holds.
+
+    Attributes:
+        sources: as of `Number`.
+    """
+
+    __slots__ = ("sources",)
+
+    def __init__(self, value: Value, sources: frozenset[int | str]) -> None:
+        super().__init__(value)
+        self.sources = sources
+
+    def _unknown(self, what: str, help: str) -> NoReturn:
+        try:
+            super()._unknown(what, help)
+        except TraceError as error:
+            raise NumberNeeded(error, self.sources) from None
 
 
 def type_of(kind: type) -> TensorType:
@@ -93,7 +113,8 @@ def calculated(kind: str, left: Any, right: Any) -> Number:
 def _compared(kind: str, left: Any, right: Any) -> TracedArray:
     a, b = number_of(left), number_of(right)
     common = f64 if a.is_float or b.is_float else i64
-    return _FUNCTIONS[kind](*(wrap(compose.cast(x.read(), common)) for x in (a, b)))
+    holds = _FUNCTIONS[kind](*(wrap(compose.cast(x.read(), common)) for x in (a, b)))
+    return Answer(holds.read(), a.sources | b.sources)
 
 
 _FUNCTIONS: dict[str, Callable[[Any, Any], TracedArray]] = {

@@ -5,11 +5,13 @@ NumPy asks each argument's class first (NEP 13 and NEP 18). What has no counterp
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ds_compiler.frontends.trace import namespace as xp
-from ds_compiler.frontends.trace.array import TracedArray
+from ds_compiler.frontends.trace.array import TracedArray, is_number, is_unknown_number, read, wrap
+from ds_compiler.frontends.trace.dtypes import element_type
 from ds_compiler.frontends.trace.frame import located
 
 _Function = Callable[..., Any]
@@ -44,7 +46,19 @@ def apply_ufunc(ufunc: Any, method: str, inputs: Sequence[Any], options: dict[st
         shown = f"np.{name}" + ("" if method == "__call__" else f".{method}")
         given = f" with {', '.join(options)}=" if options else ""
         raise located(f"{shown}{given} does not trace", help="compose it from the functions of ds.numpy")
-    return function(*inputs)
+    return function(*(_as_numpy_does(ufunc, inputs) if all(map(is_number, inputs)) else inputs))
+
+
+def _as_numpy_does(ufunc: Any, numbers: Sequence[Any]) -> Sequence[Any]:
+    """Python numbers and sizes in the element types that NumPy gives them alone: ``np.sqrt(size)`` is of float64."""
+    kinds = [
+        type(x.example) if is_unknown_number(x) else type(x) if isinstance(x, bool | float) else int for x in numbers
+    ]
+    try:
+        types = ufunc.resolve_dtypes((*kinds, *[None] * ufunc.nout))
+    except TypeError as error:
+        raise located(f"np.{ufunc.__name__}: {error}") from None
+    return [wrap(read(x, element_type(t))) for x, t in zip(numbers, types)]
 
 
 def apply_function(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -59,11 +73,10 @@ def apply_function(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
     if found is None:
         raise located(f"{shown} does not trace", help="compose it from the functions of ds.numpy")
     try:
-        return found(*args, **kwargs)
+        inspect.signature(found).bind(*args, **kwargs)
     except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself did not fit
-            raise located(f"{shown}: {error}", help="use the function of ds.numpy") from None
-        raise
+        raise located(f"{shown}: {error}", help="use the function of ds.numpy") from None
+    return found(*args, **kwargs)
 
 
 def _no_output(out: Any) -> None:

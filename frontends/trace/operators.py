@@ -26,19 +26,29 @@ _COMPARISONS: dict[str, _Function] = {
 _ONE: dict[str, Callable[[Any], TracedArray]] = {
     "neg": e.negative, "pos": e.positive, "abs": e.abs, "invert": e.bitwise_invert,
 }  # fmt: skip
+_NO_OPERANDS = (str, bytes, list, tuple, dict, set, type(None))
 _KNOWN = (TracedArray, np.ndarray, np.generic, bool, int, float, Expr)
+
+
+def _unknown(other: Any) -> Any:
+    """An operand that is no array: an error if no class of its own can take the operator over."""
+    if isinstance(other, _NO_OPERANDS):
+        raise located(
+            f"a traced array and a {type(other).__name__} have no operators", help="make it an array: ds.numpy.asarray"
+        )
+    return NotImplemented
 
 
 def _forward(function: _Function) -> Callable[[TracedArray, Any], Any]:
     def operator(self: TracedArray, other: Any, /) -> Any:
-        return function(self, other) if isinstance(other, _KNOWN) else NotImplemented
+        return function(self, other) if isinstance(other, _KNOWN) else _unknown(other)
 
     return operator
 
 
 def _reflected(function: _Function) -> Callable[[TracedArray, Any], Any]:
     def operator(self: TracedArray, other: Any, /) -> Any:
-        return function(other, self) if isinstance(other, _KNOWN) else NotImplemented
+        return function(other, self) if isinstance(other, _KNOWN) else _unknown(other)
 
     return operator
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from ds_compiler.frontends.trace import compose
 from ds_compiler.frontends.trace.array import ArrayLike, TracedArray, read, together, wrap
-from ds_compiler.frontends.trace.axes import axes_of, axis_of
+from ds_compiler.frontends.trace.axes import axes_of, axis_of, whole
 from ds_compiler.frontends.trace.dtypes import element_type, name_of
 from ds_compiler.frontends.trace.elementwise import sqrt, square, where
 from ds_compiler.frontends.trace.frame import current, located
 from ds_compiler.frontends.trace.public import public
-from ds_compiler.ir import DType, Value
+from ds_compiler.ir import DType, Expr, Value
 from ds_compiler.ir.dims import product
 from ds_compiler.ir.dtypes import bool_, i64, u64
 from ds_compiler.ops import ArgReduce, Cumulative, GatherElements, TopK
@@ -218,6 +218,7 @@ def argsort(x: ArrayLike, /, *, axis: int = -1, descending: bool = False, stable
 def top_k(x: ArrayLike, k: int, /, *, largest: bool = True) -> tuple[TracedArray, TracedArray]:
     """The `k` largest elements along the last axis, in order, and their positions (an extension of the standard)."""
     value = _numeric("top_k", x)
+    k = k if isinstance(k, Expr) else whole(k, "top_k: the count")
     elements, positions = current().insert(TopK(value, k, largest))
     return wrap(elements), wrap(positions)
 

@@ -56,7 +56,10 @@ class _Sizes:
 
     def compare(self, kind: str, left: Expr, right: Dim) -> bool:
         """The compiler's own code compares forms, the user's code sizes."""
-        theirs = tracing() and places.is_users(sys._getframe(2 if kind == "eq" else 3))
+        depth = 2 if kind == "eq" else 3
+        if sys._getframe(depth).f_code is Expr.__array_ufunc__.__code__:  # NumPy has passed the question on
+            depth += 1
+        theirs = tracing() and places.is_users(sys._getframe(depth))
         if not theirs:
             if kind == "eq":
                 return False
@@ -90,6 +93,13 @@ class _Sizes:
         if not tracing():
             raise TypeError(f"{left} and {right}: a symbolic size is calculated with in a traced function only")
         return apply(kind, left, right)
+
+    def ufunc(self, function: Any, method: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        from ds_compiler.frontends.trace.numpy_functions import apply_ufunc
+
+        if not tracing():
+            raise TypeError(f"np.{function.__name__}: symbolic sizes are calculated with in a traced function only")
+        return apply_ufunc(function, method, inputs, options)
 
 
 def _known(kind: str, left: Dim, right: Dim) -> bool | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import pickle
 from typing import Any
 
@@ -143,7 +145,67 @@ def asking_for_membership(x: Any) -> Any:
     return 1.0 in x  # HERE
 
 
+def making_an_array_of_traced_numbers(x: Any) -> Any:
+    return np.array([x[0, 0], x[0, 1]])  # HERE
+
+
+def filling_with_numpy(x: Any) -> Any:
+    return np.full((3,), x[0, 0])  # HERE
+
+
+def indexing_a_list(x: Any) -> Any:
+    return [1, 2, 3][xp.argmax(x[0])]  # HERE
+
+
+def repeating_a_list(x: Any) -> Any:
+    return [0] * xp.argmax(x[0])  # HERE
+
+
+def taking_the_root_with_math(x: Any) -> Any:
+    return math.sqrt(x[0, 0])  # HERE
+
+
+def adding_a_list(x: Any) -> Any:
+    return x + [1, 2, 3]  # noqa: RUF005  # HERE
+
+
+def adding_none(x: Any) -> Any:
+    return None - x  # HERE
+
+
+def counting_the_largest_by_data(x: Any) -> Any:
+    return xp.top_k(x, xp.argmax(x[0]))  # HERE
+
+
+def splitting_by_data(x: Any) -> Any:
+    return xp.split(x, xp.argmax(x[0]))  # HERE
+
+
+def naming_an_axis(x: Any) -> Any:
+    return xp.sum(x, axis="rows")  # HERE
+
+
+def asking_numpy_where(x: Any) -> Any:
+    return np.where(x > 0)  # HERE
+
+
+def repeating_by_data(x: Any) -> Any:
+    return xp.repeat(x, xp.argmax(x, axis=0), axis=1)  # HERE
+
+
 CASES = [
+    (making_an_array_of_traced_numbers, "the contents of a traced array", "asarray([…])"),
+    (filling_with_numpy, "the contents of a traced array", "ds.numpy"),
+    (indexing_a_list, "the value of a traced array", "index arrays with it"),
+    (repeating_a_list, "a traced array and a list have no operators", "ds.numpy.asarray"),
+    (taking_the_root_with_math, "the value of a traced array", "calculate with the array itself"),
+    (adding_a_list, "a traced array and a list have no operators", "ds.numpy.asarray"),
+    (adding_none, "a traced array and a NoneType have no operators", "ds.numpy.asarray"),
+    (counting_the_largest_by_data, "the value of a traced array", "ds.scan"),
+    (splitting_by_data, "the number of parts is not known", "give an integer"),
+    (naming_an_axis, "an axis is a str, expected an integer", ""),
+    (asking_numpy_where, "np.where: missing a required argument", "ds.numpy"),
+    (repeating_by_data, "depends on counts that are traced", "give an integer"),
     (branching, "the truth of a traced array", "ds.cond"),
     (repeating, "the truth of a traced array", "ds.while_loop"),
     (counting, "the value of a traced array", "ds.fori_loop"),
@@ -229,3 +291,34 @@ def test_operations_carry_the_users_line() -> None:
     g(X)
     line = inspect.getsourcelines(f)[1] + 1
     assert f"test_errors.py:{line} (tanh)" in g.ir("import")
+
+
+def looking_up(x: Any) -> Any:
+    return {0: 1.0}[xp.argmax(x)]  # HERE
+
+
+def parsing_an_f_string(x: Any) -> Any:
+    return float(f"{x[0, 0]}")  # HERE
+
+
+def making_zeros(x: Any) -> Any:
+    return np.zeros(xp.argmax(x))  # HERE
+
+
+def dumping(x: Any) -> Any:
+    return json.dumps(x)  # HERE
+
+
+def setting_an_attribute(x: Any) -> Any:
+    x.name = "x"  # HERE
+
+
+@pytest.mark.parametrize("function", [looking_up, parsing_an_f_string, making_zeros, dumping, setting_an_attribute])
+def test_errors_of_python_are_told_the_line_too(function: Any) -> None:
+    """They keep their class, which the user's own code may expect."""
+    lines, first = inspect.getsourcelines(function)
+    line = first + next(i for i, text in enumerate(lines) if "# HERE" in text)
+    with pytest.raises((KeyError, ValueError, TypeError, AttributeError)) as error:
+        ds.compile(function, cache=False)(X)
+    (note,) = error.value.__notes__
+    assert f"test_errors.py:{line}, while ds.compile traced {function.__name__}" in note and "stand-ins" in note

@@ -11,6 +11,8 @@ import pytest
 import ds_compiler as ds
 
 xp = ds.numpy
+RATE = 1.0
+SHARED = 1.0
 X = np.linspace(-2, 2, 6, dtype=np.float32).reshape(2, 3)
 
 
@@ -31,6 +33,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
         lambda x, r: ds.fori_loop(0, 3, lambda i, s: s * r, x),
         lambda x, r: ds.cond(xp.sum(x) > 0, lambda: x * r, lambda: x),
         lambda x, r: ds.grad(lambda y: xp.sum(y * y * r))(x),
+        lambda x, r: (np.exp(r) * x, np.maximum(r, 0.3) * x),
         lambda x, r: (x.astype(xp.float64) * r, x.astype(xp.float16) * r),
     ],
 )
@@ -100,4 +103,77 @@ def test_big_ints() -> None:
     fixed = compiled(lambda x, seed: ds.random.uniform(ds.random.key(seed), (2,)) + x[0, :2] * 0, dynamic=False)
     for seed in (1, 2, 2**40 + 5, -3, 2**62):
         np.testing.assert_array_equal(g(X, seed), fixed(X, seed))
+    assert len(g.programs) == 2
+
+
+def test_a_global_that_changes_becomes_an_input() -> None:
+    global RATE
+    g = compiled(lambda x: x * RATE + ds.fori_loop(0, 2, lambda i, s: s + RATE, 0.0))
+    for RATE in (0.5, 0.25, 3.0, 1 / 3):
+        np.testing.assert_allclose(g(X), X * np.float32(RATE) + np.float32(2 * RATE), rtol=1e-6)
+    assert len(g.programs) == 2
+    assert g.report().reasons[1] == "guard failed: RATE was 0.5, now 0.25: from now on it is an input"
+    RATE = 2  # an int is another type: a program of its own
+    np.testing.assert_allclose(g(X), X * 2 + 4)
+    assert "RATE was any float, now 2" in g.report().reasons[2]
+
+
+def test_a_variable_of_the_closure_that_changes_becomes_an_input() -> None:
+    rate, count, layers = 1.0, 1, 1
+
+    def f(x: Any) -> Any:
+        scale = (lambda: rate * count)()  # functions inside of it are a part of it
+        return x * scale if layers > 1 else x + scale
+
+    g, fixed = compiled(f), compiled(f, dynamic=False)
+    for rate, count in ((0.5, 1), (0.25, 2), (2.0, 3), (0.1, 5)):  # noqa: B007
+        np.testing.assert_array_equal(g(X), fixed(X))
+    assert (len(g.programs), len(fixed.programs)) == (2, 4)
+    layers = 2
+    np.testing.assert_array_equal(g(X), X * np.float32(rate * count))
+    reason = g.report().reasons[2]
+    assert "layers was 1, now 2 (part of the program: the truth of a traced array" in reason
+    assert "test_numbers.py" in reason and "rate" not in reason
+    rate = 7.0
+    np.testing.assert_array_equal(g(X), X * np.float32(rate * count))
+    assert len(g.programs) == 3
+
+
+def helper(x: Any) -> Any:
+    return x * SHARED
+
+
+def test_a_variable_that_other_functions_read_stays_a_part() -> None:
+    global SHARED
+    g = compiled(lambda x: helper(x) + SHARED)
+    for SHARED in (1.0, 2.0, 3.0):
+        np.testing.assert_array_equal(g(X), X * np.float32(SHARED) + np.float32(SHARED))
+    assert "SHARED was 1.0, now 2.0 (part of the program: helper reads it too)" in g.report().reasons[1]
+    assert len(g.programs) == 3
+
+
+def test_a_global_that_is_assigned_to_is_refused() -> None:
+    global RATE
+
+    def f(x: Any) -> Any:
+        global RATE
+        RATE = RATE * 2
+        return x * RATE
+
+    g = compiled(f)
+    for RATE in (1.5, 2.5):  # noqa: B007
+        with pytest.raises(ds.TraceError, match="changes 'RATE'"):
+            g(X)
+
+
+def test_methods_read_globals_too() -> None:
+    global RATE
+
+    class Scaled:
+        def forward(self, x: Any) -> Any:
+            return x * RATE
+
+    g = compiled(Scaled().forward)
+    for RATE in (1.0, 2.0, 3.0, 4.0):
+        np.testing.assert_array_equal(g(X), X * np.float32(RATE))
     assert len(g.programs) == 2

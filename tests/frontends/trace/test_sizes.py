@@ -125,3 +125,53 @@ def test_values_are_refused(function: Any) -> None:
     with pytest.raises(ds.TraceError, match=r"is not known while the function is traced") as error:
         compiled(function)(rows(2))
     assert f"test_sizes.py:{line}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "calculate",
+    [
+        lambda n: np.sqrt(n),
+        lambda n: np.exp(-n / 7),
+        lambda n: np.maximum(n, 3),
+        lambda n: np.float32(2) * n,
+        lambda n: np.int64(3) - n,
+        lambda n: np.asarray([1.0, 2.0], np.float32) * n,
+        lambda n: abs(n - 5),
+        lambda n: round(n),
+        lambda n: sum(divmod(n, 3)),
+        lambda n: np.power(n, 2),
+        lambda n: 1 if np.less(n, 4) else 2,
+        lambda n: 1 if np.int64(4) == n else 2,
+        lambda n: 1 if np.int64(4) > n else 2,
+    ],
+)
+def test_functions_of_numpy_take_sizes(calculate: Any) -> None:
+    """Values and element types are those of NumPy."""
+    g = compiled(lambda x: xp.asarray(calculate(x.shape[0])))
+    for n in (1, 4, 9):
+        result, expected = g(rows(n)), np.asarray(calculate(n))
+        np.testing.assert_allclose(result, expected, rtol=1e-6)
+        assert result.dtype == expected.dtype
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda n: math.sqrt(n), lambda n: math.log(n), lambda n: int(n), lambda n: float(n), lambda n: range(n),
+        lambda n: [1, 2, 3][n], lambda n: [1] * n, lambda n: f"{n:03d}", lambda n: np.float32(n),
+        lambda n: np.ones((n, 3)), lambda n: np.linspace(0, 1, n), lambda n: np.full((n, 2), 1.0), lambda n: np.eye(n),
+        lambda n: xp.linspace(0, 1, n),
+    ],
+)  # fmt: skip
+def test_the_value_of_a_size_is_refused_at_the_users_line(ask: Any) -> None:
+    line = inspect.getsourcelines(ask)[1]
+    with pytest.raises(ds.TraceError, match=r"the value of the open size 'n'.*calculate with the size itself") as error:
+        compiled(lambda x: ask(x.shape[0]))(rows(3))
+    assert "numpy/" not in str(error.value) and "test_sizes.py:" in str(error.value)
+    assert abs(int(str(error.value).split("test_sizes.py:")[1].split("'")[0]) - line) <= 6
+
+
+def test_looking_up_a_size_is_told_what_it_is() -> None:
+    with pytest.raises(KeyError) as error:
+        compiled(lambda x: x * {3: 1.0}[x.shape[0]])(rows(3))
+    assert "sizes that dynamic= leaves open are symbols" in error.value.__notes__[0]
