@@ -40,6 +40,7 @@ from ds_compiler.passes import remarks
 from ds_compiler.passes.attention_operands import View, scaled_by, unscaled, view_of
 from ds_compiler.passes.attention_views import with_views
 from ds_compiler.passes.dce import eliminate_dead_code
+from ds_compiler.passes.fusion.kernels import inline
 from ds_compiler.passes.manager import register
 from ds_compiler.passes.matching import ELEMENTWISE, defined_by, full, is_splat
 
@@ -51,7 +52,7 @@ _MOST_SEARCHED = 64  # values looked at between the softmax and the product of Q
 @register("attention")
 def outline_attention(module: Module, *, narrow: bool = False) -> None:
     """Turn softmax(f(Q·Kᵀ))·V into a composite called attention; near misses are remarks. `narrow`: of the element
-    types that GPUs multiply (f32, f16, bf16), instead of f32 and f64.
+    types that GPUs multiply (f32, f16, bf16), instead of f32 and f64. Composites of other types become what they mean.
 
     %3 = dot_general %q, %k
     %4 = softmax %3                →    %5 = composite(%q, %k, %v) callee=attention { … }
@@ -73,8 +74,11 @@ def outline_in(block: Block, *, views: bool = True, narrow: bool = False) -> Non
         if isinstance(op, DotGeneral):
             _try(op, views, narrow)
         elif isinstance(op, Composite):
-            if views and op.callee in ("attention", "attention_backward"):
-                with_views(op)
+            if op.callee in ("attention", "attention_backward"):
+                if op.results[0].type.dtype.name not in _types(narrow):
+                    op.replace_with(*inline(op, Builder(before=op).insert, {}))
+                elif views:
+                    with_views(op)
         elif not isinstance(op, Fusion):
             for region in op.regions:
                 outline_in(region.block, views=views, narrow=narrow)
@@ -335,10 +339,14 @@ def _match(product: DotGeneral, softmax: _Softmax, views: bool, narrow: bool) ->
     return _Attention(first, product, sources, q.factor * k.factor, aliases)
 
 
+def _types(narrow: bool) -> tuple[str, ...]:
+    """Element types that kernels of attention take."""
+    return ("f32", "f16", "bf16") if narrow else ("f32", "f64")
+
+
 def _check_products(first: DotGeneral, product: DotGeneral, narrow: bool) -> None:
     """One query axis, one key axis (the last), one depth, one value axis, the rest batch. Raises `_NoMatch`."""
-    known = ("f32", "f16", "bf16") if narrow else ("f32", "f64")
-    if first.result.type.dtype.name not in known:
+    if first.result.type.dtype.name not in _types(narrow):
         raise _NoMatch(f"its element type is {first.result.type.dtype}")
     if len(first.lhs_free) != 1 or len(first.rhs_free) != 1 or len(first.lhs_contract) != 1:
         raise _NoMatch("the first product has several query, key or depth axes")

@@ -20,8 +20,9 @@ from ds_compiler.passes.reverse import Reverse
 
 
 @register("grad")
-def expand_derivatives(module: Module) -> None:
-    """Replace derivatives of functions by what computes them; functions that they name come first.
+def expand_derivatives(module: Module, *, narrow: bool = False) -> None:
+    """Replace derivatives of functions by what computes them; functions that they name come first. `narrow`: attention
+    of f16 and bf16, too, has the derivative that keeps no matrix.
 
     %y, %g = vjp [%x], [%1] callee="f" wrt=[0]    →    %y = exp %x
                                                        %g = mul %1, %y
@@ -34,9 +35,9 @@ def expand_derivatives(module: Module) -> None:
         inliner.inline_calls(function)
         for op in list(function.walk()):
             if isinstance(op, Vjp):
-                _expand_vjp(op, inliner)
+                _expand_vjp(op, inliner, narrow)
             elif isinstance(op, Jvp):
-                _expand_jvp(op, inliner)
+                _expand_jvp(op, inliner, narrow)
     for function in order:
         _drop_rules(function, inliner)
     eliminate_dead_code(module)
@@ -56,7 +57,7 @@ def _drop_rules(function: Function, inliner: Inliner) -> None:
 class _Opened:
     """A copy of a differentiated function in its caller, which reads placeholders for what it is differentiated by."""
 
-    def __init__(self, op: Vjp | Jvp, inliner: Inliner) -> None:
+    def __init__(self, op: Vjp | Jvp, inliner: Inliner, narrow: bool) -> None:
         self.inliner = inliner
         self.terms = Terms(before=op)
         self.wrt = [op.inputs[i] for i in op.wrt]
@@ -66,7 +67,7 @@ class _Opened:
         for index, value in zip(op.wrt, self.inside, strict=True):
             inputs[index] = value
         callee = inliner.module.functions[op.callee]
-        outline_in(callee.block, views=False)  # its derivative is known
+        outline_in(callee.block, views=False, narrow=narrow)  # its derivative is known
         with self.terms.recording() as record:
             results = inliner.copy(self.terms, callee, inputs)
         self.results = results
@@ -82,8 +83,8 @@ class _Opened:
         op.replace_with(*values)
 
 
-def _expand_vjp(op: Vjp, inliner: Inliner) -> None:
-    opened = _Opened(op, inliner)
+def _expand_vjp(op: Vjp, inliner: Inliner, narrow: bool) -> None:
+    opened = _Opened(op, inliner, narrow)
     terms = opened.terms
     reverse = Reverse(inliner, terms, opened.inside)
     operations = reverse.follow(opened.operations)
@@ -93,8 +94,8 @@ def _expand_vjp(op: Vjp, inliner: Inliner) -> None:
     opened.close(op, [*map(reverse.current, opened.results), *(reverse.cotangent(v) for v in opened.inside)])
 
 
-def _expand_jvp(op: Jvp, inliner: Inliner) -> None:
-    opened = _Opened(op, inliner)
+def _expand_jvp(op: Jvp, inliner: Inliner, narrow: bool) -> None:
+    opened = _Opened(op, inliner, narrow)
     terms = opened.terms
     reverse = Reverse(inliner, terms, opened.inside)
     operations = reverse.follow(opened.operations)

@@ -25,7 +25,7 @@ PIPELINES: dict[str, str] = {
     "cleanup": "simplify-shapes,canonicalize,cse,dce",
     "default": "cleanup,hoist,fold-affine,conv-forms,attention,merge-matmuls,integer-products,layout,cleanup,fuse",
     "traced": "grad,inline,default",
-    "traced-gpu": "grad,inline,gpu",
+    "traced-gpu": "grad{narrow},inline,gpu",
     "gpu": "cleanup,hoist,fold-affine,conv-forms,attention{narrow},merge-matmuls,layout,cleanup,fuse",
 }
 

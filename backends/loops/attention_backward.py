@@ -82,10 +82,12 @@ class AttentionBackwardParts:
         weights = lowering.element(weights_value, weights_at)
         at = lowering.visited[first.result]
         cotangents = lowering.element(_computed(of_q)[0], at)
-        exponential = weights.operands[2] if weights.op == "select" else weights
+        exponential = _uncast(weights)  # of narrow floats it is computed in f32
+        if exponential.op == "select":
+            exponential = exponential.operands[2]
         if exponential.op != "exp" or exponential.operands[0].op != "sub":
             raise CompileError("the derivative of attention needs weights exp(scores - x)", location=fusion.location)
-        bounded = graph.node("exp_nonpositive", exponential.operands, dtype)
+        bounded = graph.node("exp_nonpositive", exponential.operands, exponential.dtype)
         weights, cotangents = (replaced(graph, n, exponential, bounded) for n in (weights, cotangents))
         loads = [
             load_of(lowering, value, axes_of, (*place[:-2], place[which], index_of(walked)))
@@ -104,8 +106,12 @@ class AttentionBackwardParts:
         ]
         return AttentionBackwardParts(
             batch, query, key, depth, width, (loads[0], loads[1], loads[2]), loads[3],
-            s, dp, exponential.operands[0].operands[0], weights, cotangents, results,
+            s, dp, _uncast(exponential.operands[0].operands[0]), weights, cotangents, results,
         )  # fmt: skip
+
+
+def _uncast(node: Node) -> Node:
+    return node.operands[0] if node.op == "cast" else node
 
 
 def _product_behind(value: Value) -> DotGeneral:

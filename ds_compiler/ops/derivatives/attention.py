@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ds_compiler.ir import Block, Operation, Region, Value
+from ds_compiler.ir.dtypes import f32
 from ds_compiler.ops.contraction import DotGeneral
 from ds_compiler.ops.control import Composite, Yield
 from ds_compiler.ops.derivatives.rules import Cotangents, rule_of
@@ -122,7 +123,7 @@ def with_log_sums(op: Composite) -> Composite:
         if not nested.is_terminator:
             terms.insert(nested.clone(mapping))
     parts = Attention.of(op.body.block)
-    total, top = mapping[parts.total.result], mapping[parts.top.result]
+    total, top = (_wide(terms, mapping[r.result]) for r in (parts.total, parts.top))
     if parts.safe:
         total = terms.where(terms.compare("eq", total, 0), terms.full(total.type, 1), total)
         top = terms.unless(terms.compare("eq", top, -math.inf), top)
@@ -143,7 +144,7 @@ def attention_gradient(
     """
     parts = Attention.of(op.body.block)
     result, log_sums = results
-    along = terms.sum(terms.mul(g, result), (g.type.rank - 1,))
+    along = terms.sum(terms.mul(_wide(terms, g), _wide(terms, result)), (g.type.rank - 1,))
     along = terms.reshape(along, log_sums.type.shape)
     given = (*inputs, g, log_sums, along)
     old = op.body.block
@@ -180,18 +181,18 @@ def _derive(b: Terms, parts: Attention, mapping: dict[Value, Value], given: Iter
     scores = mapping[parts.scores]
     shape = scores.type.shape
     last = (len(shape) - 1,)
-    weights = b.unary("exp", b.sub(scores, b.spread(log_sums, shape, last)))
+    weights = b.unary("exp", b.sub(_wide(b, scores), b.spread(log_sums, shape, last)))
     if parts.guarded:
         weights = b.unless(b.emit(Predicate(weights, "isnan")), weights)
     product = parts.product
     outer = DotGeneral(
-        b.reshape(weights, product.lhs.type.shape), mapping[product.rhs],
+        b.reshape(b.cast(weights, scores.type.dtype), product.lhs.type.shape), mapping[product.rhs],
         product.lhs_batch, product.rhs_batch, product.lhs_contract, product.rhs_contract,
     )  # fmt: skip
     of_weights, of_v = _of_product(b, outer, g)
     outer.drop()
-    centred = b.sub(b.reshape(of_weights, shape), b.spread(along, shape, last))
-    cotangents: dict[Value, Value] = {parts.scores: b.mul(weights, centred)}
+    centred = b.sub(b.reshape(_wide(b, of_weights), shape), b.spread(along, shape, last))
+    cotangents: dict[Value, Value] = {parts.scores: b.cast(b.mul(weights, centred), scores.type.dtype)}
     chain = _chain(parts)
     inside = {parts.first.result, *(op.results[0] for op in chain)}
     for op in reversed(chain):
@@ -208,6 +209,12 @@ def _derive(b: Terms, parts: Attention, mapping: dict[Value, Value], given: Iter
     gradients = zip((of_q, of_k, of_v), orders, strict=True)
     b.insert(Yield(tuple(b.transpose(x, order) for x, order in gradients)))
     _drop_unread(b)
+
+
+def _wide(b: Terms, value: Value) -> Value:
+    """`value` in f32 if its type is narrower: logarithms of sums must not be rounded to eight bits."""
+    dtype = value.type.dtype
+    return b.cast(value, f32) if dtype.is_float and dtype.bits < 32 else value
 
 
 def _cotangents(b: Terms, op: Operation, g: Value) -> Cotangents:

@@ -17,6 +17,7 @@ from ds_compiler.backends.triton.compile import compile_kernels
 from ds_compiler.backends.triton.program import Lowered, lower
 from ds_compiler.backends.triton.target import parse_target
 from ds_compiler.build import pipeline
+from ds_compiler.ir import dtypes
 from ds_compiler.ir.parser import parse_module
 from ds_compiler.passes import run as run_passes
 from tests.backends.triton.interpreting import INTERPRETER, needs_triton
@@ -30,7 +31,7 @@ def lowered(function: Callable[..., Any], arrays: Sequence[Any], target: str = "
     compiled = ds.compile(function, **options)
     compiled(*arrays)
     module = parse_module(compiled.ir("import"))
-    run_passes(module, pipeline("grad,inline,gpu"))
+    run_passes(module, pipeline("traced-gpu"))
     return lower(module, parse_target(target))
 
 
@@ -150,13 +151,34 @@ def test_one_program_for_all_lengths() -> None:
     assert len(backward_kernels(program)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_narrow_floats(dtype: str) -> None:
+    """Logarithms of sums and the correction along rows are f32; factors of products are rounded."""
+    kind = dtypes.dtype(dtype).numpy
+    arrays = [a.astype(kind) for a in inputs(40, 70, 16, 32)]
+    program = lowered(gradients(causal=True), arrays)
+    error = 2.0**-7 if dtype == "bf16" else 2.0**-10
+    for ours, exact in zip(run(program, arrays), reference(arrays, causal=True), strict=True):
+        np.testing.assert_allclose(ours.astype(np.float64), exact, rtol=0, atol=error * np.abs(exact).max())
+    kernels = backward_kernels(program)
+    assert len(kernels) == 2 and all(f".to(tl.{kind.name})" in k for k in kernels)
+
+
+def test_doubles_keep_the_matrix() -> None:
+    """Tensor cores of the kernels do not take them."""
+    arrays = [a.astype(np.float64) for a in inputs(20, 24, 16, 16)]
+    program = lowered(gradients(), arrays)
+    check(arrays, program)
+    assert not backward_kernels(program)
+
+
 @pytest.mark.parametrize(
     ("target", "instruction"),
-    [("cuda:90", r"wgmma\S*tf32"), ("cuda:80", r"mma\.sync\S*tf32"), ("hip:gfx942", r"v_mfma_f32_\d+x\d+x\d+_?f32")],
+    [("cuda:90", r"wgmma\S*bf16"), ("cuda:80", r"mma\.sync\S*bf16"), ("hip:gfx942", r"v_mfma_f32_\d+x\d+x\d+_?bf16")],
 )
 def test_products_run_on_tensor_cores(target: str, instruction: str) -> None:
-    program = lowered(gradients(causal=True), inputs(256, 256, 64, 64), target)
+    arrays = [a.astype(dtypes.bf16.numpy) for a in inputs(256, 256, 64, 64)]
+    program = lowered(gradients(causal=True), arrays, target)
     kernels = tuple(k for k in program.program.kernels if k.source in backward_kernels(program))
     assert len(kernels) == 2
     for code in compile_kernels(replace(program.program, kernels=kernels)):
