@@ -5,7 +5,8 @@
 
 Each measurement runs in a process of its own, on as many cores as there are threads: not every engine can be told.
 Results go to ``bench/results/training/steps.json``, from which `bench.tables` makes its table. The first step's time is
-that of everything until its result is there; ours with an empty compile cache and with a filled one.
+that of everything until its result is there; ours with an empty compile cache and with a filled one. What memory a step
+takes is measured in other processes, see `training_memory`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import Any
 from bench import tables
 from bench.networks import CASES
 from bench.training_engines import PEERS, available, ours
+from bench.training_memory import ENGINES, peak_bytes
+from bench.training_table import OURS
 
 RESULTS = Path(__file__).parent / "results" / "training" / "steps.json"  # not beside the models', which `tables` reads
 STEPS = 10
@@ -76,15 +79,19 @@ def summary(entry: dict[str, Any]) -> str:
     ]
     first, apart = entry["first_seconds"], entry["loss_difference"]
     parts.append("first step " + ", ".join(f"{name} {value:.2f} s" for name, value in first.items()))
+    parts.append("memory " + ", ".join(f"{name} {b / 2**20:.0f} MiB" for name, b in entry["peak_bytes"].items()))
     parts.append("losses apart " + ", ".join(f"{name} {value:.1g}" for name, value in apart.items()))
     return "; ".join([*parts, f"{entry['peak_gflops_one_core']:.0f} GFLOP/s on one core"])
 
 
 def measure(name: str, threads: int, peers: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Times of all engines, in turns."""
+    """Times of all engines, in turns, and the memory of those that `training_memory` measures."""
     with tempfile.TemporaryDirectory(prefix="dsc-bench-") as folder:
         confine(threads, folder)
-        return compare(name, threads, peers, arguments, folder)
+        found = compare(name, threads, peers, arguments, folder)
+        measured = [engine for engine in ENGINES if engine in (OURS, *peers)]
+        found["peak_bytes"] = {engine: peak_bytes(name, engine, threads, f"{folder}/ours") for engine in measured}
+        return found
 
 
 def confine(threads: int, folder: str) -> None:

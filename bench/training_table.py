@@ -24,9 +24,11 @@ def section(found: dict[str, dict[str, Any]]) -> str:
         "from the same weights, each confined to as many cores as it may use threads. In brackets our time over "
         "theirs, the median over rounds: below 1 is faster. `first` is the time until the first step's loss is there: "
         "tracing, compilation (ours with an empty / a filled compile cache) and that step. `losses` is the largest "
-        "relative difference of our loss from theirs in the first steps. The networks are those of "
-        "`bench/networks.py`: an MLP 784-256-10 on 64 rows, a ResNet of three blocks on 32 images 3x32x32, decoders "
-        "of 4 layers (d=256, 8 heads) and 6 layers (`gpt2`: d=384, 6 heads), vocabulary 512, on 8x128 tokens.",
+        "relative difference of our loss from theirs in the first steps. `memory` is what a process holds at most "
+        "during a step above what it held with all libraries loaded: weights, AdamW's state, gradients and what lives "
+        "for a while (`bench/training_memory.py`). The networks are those of `bench/networks.py`: an MLP 784-256-10 on "
+        "64 rows, a ResNet of three blocks on 32 images 3x32x32, decoders of 4 layers (d=256, 8 heads) and 6 layers "
+        "(`gpt2`: d=384, 6 heads), vocabulary 512, on 8x128 tokens.",
     ]
     if dates:
         span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"

@@ -173,7 +173,7 @@ def costs(
     return found
 
 
-def _status(field: str) -> int:
+def process_bytes(field: str) -> int:
     """A size in bytes from the kernel's account of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
@@ -188,14 +188,14 @@ def main(engine: str, model: str, inputs: str, threads: str) -> None:
     from ds_compiler.cli.inputs import load_archive
 
     feeds = load_archive(Path(inputs))
-    base = _status("VmHWM")
+    base = process_bytes("VmHWM")
     start = time.perf_counter()
     run = engines.load(engine, Path(model), int(threads) or None)
     loaded = time.perf_counter()
     run(feeds)
     called = time.perf_counter()
     run(feeds)
-    print(json.dumps(asdict(Cost(loaded - start, called - loaded, _status("VmHWM"), base))))
+    print(json.dumps(asdict(Cost(loaded - start, called - loaded, process_bytes("VmHWM"), base))))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from bench import training_table
 from bench.networks import CASES
 from bench.train import apart
 from bench.training_engines import PEERS, available, ours
+from bench.training_memory import ENGINES, peak_bytes
 
 TOLERANCES = {"mlp": 1e-5, "resnet": 2e-3, "transformer": 1e-5, "gpt2": 1e-5}
 """Over ten steps. In the ResNet a rectifier's input that rounds to the other side of 0 sends the losses apart."""
@@ -29,6 +30,14 @@ def test_engines_agree(name: str, engine: str, tmp_path: Path) -> None:
     model, batches = case.make(), [case.batch(index) for index in range(3)]
     mine, theirs = ours(name, model, batches, 1, str(tmp_path)), PEERS[engine](name, model, batches)
     assert apart([mine() for _ in range(10)], [theirs() for _ in range(10)]) < TOLERANCES[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_takes_no_more_memory_than_pytorch(name: str, tmp_path: Path) -> None:
+    mine, theirs = (peak_bytes(name, engine, 1, str(tmp_path)) for engine in ENGINES)
+    state = CASES[name].make().state_dict().values()
+    assert 3 * sum(array.nbytes for array in state) < mine <= theirs  # weights and AdamW's two moments
 
 
 def _run(seconds: float, peer: float) -> dict[str, Any]:
