@@ -170,10 +170,10 @@ def emit_dot(frame: KernelFrame) -> KernelInfo:
 def _pack(w: Array, axes: tuple[int, ...], depth: int, nr: int, pairs: bool) -> Array:
     """A constant right operand as panels; `axes` puts the `depth` contracting axes first."""
     moved = w.transpose(axes)
-    rows = int(np.prod(moved.shape[:depth], dtype=int))
-    matrix = moved.reshape(rows, -1)
+    rows, columns = (int(np.prod(sizes, dtype=int)) for sizes in (moved.shape[:depth], moved.shape[depth:]))
+    matrix = moved.reshape(rows, columns)
     if pairs:
-        matrix = np.ascontiguousarray(matrix.reshape(rows // 2, 2, -1).transpose(0, 2, 1)).view(np.int32)[..., 0]
+        matrix = np.ascontiguousarray(matrix.reshape(rows // 2, 2, columns).transpose(0, 2, 1)).view(np.int32)[..., 0]
     return pack_b(matrix, nr)
 
 

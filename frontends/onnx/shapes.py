@@ -76,7 +76,7 @@ def contents(operation: Operation, operands: Sequence[Array | None]) -> Array | 
     known = [x for x in operands if x is not None]
     type_ = operation.result.type
     elements = type_.elements
-    if not isinstance(elements, int):
+    if not isinstance(elements, int) or any(isinstance(d, Expr) for d in type_.shape):  # none, of an open shape
         return None
     symbolic = any(x.dtype == object for x in known) or isinstance(operation, Size)
     is_view = isinstance(operation, Reshape) or (isinstance(operation, Cast) and not symbolic)

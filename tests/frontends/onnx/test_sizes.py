@@ -446,3 +446,16 @@ def test_constants_in_every_spelling() -> None:
     assert (d.dtype, d.tolist()) == (np.int64, [3, 4])
     with pytest.raises(CompileError, match="'y' is a tensor of strings"):
         import_model(model('() => (string y) { y = Constant<value_string = "x">() }'))
+
+
+@pytest.mark.parametrize("operator", ["Relu", "Neg"])
+def test_no_elements_in_an_open_number_of_rows(operator: str) -> None:
+    feeds = [{"x": np.zeros((rows, 0), np.float32)} for rows in (0, 1, 4)]
+    check(f"(float[n, 0] x) => (float[n, 0] y) {{ y = {operator}(x) }}", *feeds)
+
+
+def test_products_of_no_elements() -> None:
+    """Their sums are zero."""
+    x = [{"x": np.zeros((rows, 0), np.float32)} for rows in (0, 1, 4)]
+    check("(float[n, 0] x) => (float[n, 5] y) <float[0, 5] w = {}> { y = MatMul(x, w) }", *x)
+    check("(float[n, 0] x) => (float[n] y) <float[0] w = {}> { y = MatMul(x, w) }", *x)
