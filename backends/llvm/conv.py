@@ -12,8 +12,8 @@ input that are contiguous in memory and belong to one kernel tap. How a tile fin
   is copied to scratch once and used for all output channels.
 
 Blocking: a block of pixel tiles stays in the second-level cache while the weight panels pass by; a panel's piece of
-about 256 rows stays in the first-level cache for all tiles of the block. When there are several pieces, the
-accumulators wait in scratch between them.
+about 256 rows stays in the first-level cache for all tiles of the block. When there are several pieces, their sums
+wait in scratch.
 """
 
 from __future__ import annotations
@@ -217,25 +217,29 @@ class _Emitter:
     def tile(
         self, tile: V, start: V, chunk: V, w: V, channel: V, height: int, count: V | None, nv: int, mask: V | None
     ) -> None:
-        """One chunk of a register tile: start or resume, accumulate, then keep it or hand it to the epilogue."""
+        """One chunk of a register tile: sum it, add the chunks before, then keep it or hand it to the epilogue."""
         fb, plan = self.fb, self.plan
         zero = zero_tile(fb, self.element, height, nv, plan.lanes)
         if plan.chunks == 1:
             acc = self.accumulate(zero, tile, start, chunk, w, count)
             self.finish(acc, tile, start, channel, count, mask)
             return
+        add = "add" if self.element == "i32" else "fadd"
         kept = fb.gep(self.element, self.partials, fb.mul(tile, fb.i64(plan.mr * plan.width)))
 
         def place(i: int, j: int) -> V:
             return fb.gep(self.element, kept, fb.i64((i * plan.nv + j) * plan.lanes))
 
-        begin = fb.if_else(fb.icmp("eq", chunk, fb.i64(0)))
-        with begin.then():
-            begin.give(*(v for row in zero for v in row))
-        with begin.otherwise():
-            begin.give(*(fb.load(self.vector, place(i, j)) for i in range(height) for j in range(nv)))
-        acc = _rows(begin.results(), nv)
-        acc = self.accumulate(acc, tile, start, chunk, w, count)
+        # Each chunk is summed from zero: one sum over all of k would be several times less exact.
+        acc = self.accumulate(zero, tile, start, chunk, w, count)
+        flat = [v for row in acc for v in row]
+        resumed = fb.if_else(fb.icmp("eq", chunk, fb.i64(0)))
+        with resumed.then():
+            resumed.give(*flat)
+        with resumed.otherwise():
+            places = [place(i, j) for i in range(height) for j in range(nv)]
+            resumed.give(*(fb.binary(add, fb.load(self.vector, at), v) for at, v in zip(places, flat, strict=True)))
+        acc = _rows(resumed.results(), nv)
         end = fb.if_else(fb.icmp("eq", chunk, fb.i64(plan.chunks - 1)))
         with end.then():
             self.finish(acc, tile, start, channel, count, mask)

@@ -115,7 +115,8 @@ def choose_schedule(
     if not scratch and b_layout not in ("packed", "rows"):
         raise ValueError(f"a product with B in {b_layout} needs scratch to pack it")
     small_m = mr // 2 if b_layout != "strided" and (m is None or m <= mr // 2) else 0
-    longest = target.l1_bytes * 3 // 4 // (nr * size)
+    # A narrow panel would let more of k pass, but one sum over all of that is less exact.
+    longest = min(384, target.l1_bytes * 3 // 4 // (nr * size))
     kc = 0
     if scratch:
         kc = longest if k is None else _even_block(k, longest)

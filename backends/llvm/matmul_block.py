@@ -144,12 +144,12 @@ class BlockEmitter:
         b_at: V,
         b_row: V,
     ) -> None:
-        """One register tile: start from zero or the sums so far, add up, hand over or put aside."""
+        """One register tile: add up, add the sums so far, hand over or put aside."""
         fb = self.fb
         row = fb.add(rows.row, fb.mul(fb.sub(tile, rows.first), fb.i64(rows.height)))
         a_rows, a_step = self._a_rows(block, row, rows)
         partial = self._partial(block, panel, tile, column) if block.first is not None else None
-        acc = self._initial(rows.height, nv, partial, block.first)
+        acc = zero_tile(fb, self.element, rows.height, nv, self.s.lanes)
         if self.s.prefetch:
             self._prefetch(fb.gep(self.element, b_at, fb.mul(self.k, fb.i64(self.s.nr))), fb.sub(tile, block.tile0))
         if self.touch is not None:
@@ -159,6 +159,8 @@ class BlockEmitter:
         if partial is None or block.last is None:
             self._finish(block, acc, row, column, rows, tail)
             return
+        assert block.first is not None
+        acc = self._resumed(acc, partial, block.first)
         branch = fb.if_else(block.last)
         with branch.then():
             self._finish(block, acc, row, column, rows, tail)
@@ -250,19 +252,18 @@ class BlockEmitter:
         offset = fb.add(fb.mul(index, fb.i64(s.mr * s.nr)), fb.sub(column, fb.mul(panel, fb.i64(s.nr))))
         return fb.gep(self.element, self.scratch_c, offset)
 
-    def _initial(self, height: int, nv: int, partial: V | None, first: V | None) -> Tile:
-        """Zero, or the sums of the passes so far."""
-        fb, s = self.fb, self.s
-        zero = zero_tile(fb, self.element, height, nv, s.lanes)
-        if partial is None or first is None:
-            return zero
+    def _resumed(self, acc: Tile, partial: V, first: V) -> Tile:
+        """The sums of this pass and those before. One sum over all of k would be several times less exact."""
+        fb, nv = self.fb, len(acc[0])
+        add = "add" if self.element == "i32" else "fadd"
         branch = fb.if_else(first)
         with branch.then():
-            branch.give(*(v for row in zero for v in row))
+            branch.give(*(v for row in acc for v in row))
         with branch.otherwise():
-            branch.give(*(self._tile_vector(partial, i, j) for i in range(height) for j in range(nv)))
+            places = [(i, j, v) for i, row in enumerate(acc) for j, v in enumerate(row)]
+            branch.give(*(fb.binary(add, self._tile_vector(partial, i, j), v) for i, j, v in places))
         values = branch.results()
-        return [values[i * nv : (i + 1) * nv] for i in range(height)]
+        return [values[i * nv : (i + 1) * nv] for i in range(len(acc))]
 
     def _tile_vector(self, at: V, i: int, j: int) -> V:
         offset = self.fb.i64((i * self.s.nv + j) * self.s.lanes)

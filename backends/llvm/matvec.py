@@ -13,7 +13,7 @@ from ds_compiler.backends.llvm.builder import FunctionBuilder, V, known, vector_
 from ds_compiler.backends.llvm.gemm_schedule import Schedule
 from ds_compiler.backends.llvm.operands import Epilogue, Matrix, PackedMatrix, each_unit, share
 from ds_compiler.backends.llvm.packing import transpose_registers
-from ds_compiler.backends.llvm.tile import accumulate, zero_tile
+from ds_compiler.backends.llvm.tile import accumulate_in_blocks
 
 _VECTORS = 8  # independent sums wanted: latency 4 times 2 units
 
@@ -115,8 +115,10 @@ class _FewRows:
         with fb.loop(fb.i64(0), self.m, self.height, hint="rows") as row:
             rows = [fb.add(row.index, fb.i64(i)) for i in range(self.height)]
             a_rows = [fb.gep(self.element, self.a_base, fb.mul(r, self.a.row)) for r in rows]
-            acc = zero_tile(fb, self.element, self.height, group * nv, s.lanes)
-            acc = accumulate(fb, acc, a_rows, self.a.col, pointers, step, self.k, lanes=s.lanes, last_mask=mask)
+            acc = accumulate_in_blocks(
+                fb, a_rows, self.a.col, pointers, step, self.k, group * nv,
+                element=self.element, lanes=s.lanes, last_mask=mask,
+            )  # fmt: skip
             for r, values in zip(rows, acc, strict=True):
                 for j, value in enumerate(values):
                     self.epilogue(fb, self.batch_index, r, fb.add(column, fb.i64(j * s.lanes)), s.lanes, mask, value)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ds_compiler.backends.llvm.builder import FunctionBuilder, V, constant, vector_of
+from ds_compiler.backends.llvm.builder import FunctionBuilder, V, constant, known, vector_of
 from ds_compiler.backends.llvm.target import Target
 
 Tile = list[list[V]]
+
+LONGEST_SUM = 512
+"""Products that one accumulator adds up where that can be chosen: rounding errors grow with their number."""
 
 _MULTIPLY_ADD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 """By lanes of the result: products of i16, of which neighbours are added. Exact but for four times -32768."""
@@ -120,6 +123,37 @@ def accumulate(
         return steps(acc, fb.i64(main), known - main) if known > main else acc
     # A second, unrolled loop gains nothing measurable and doubles the time to compile the tile.
     return looped(acc, fb.i64(0), k, 1)
+
+
+def accumulate_in_blocks(
+    fb: FunctionBuilder, a_rows: Sequence[V], a_step: V | int, b: Sequence[V], b_row: V | int, k: V, nv: int,
+    *, element: str, lanes: int, last_mask: V | None = None,
+) -> Tile:  # fmt: skip
+    """The tile A·B, arguments as `accumulate`; a long k goes in blocks that are summed apart, which is more exact."""
+    mr = len(a_rows)
+    zero = zero_tile(fb, element, mr, nv, lanes)
+    extent = known(k)
+    if (extent is not None and extent <= LONGEST_SUM) or element == "i32":
+        return accumulate(fb, zero, a_rows, a_step, b, b_row, k, lanes=lanes, last_mask=last_mask)
+    block = LONGEST_SUM // 2
+    a_step_v, b_row_v = (fb.i64(s) if isinstance(s, int) else s for s in (a_step, b_row))
+
+    def part(first: V, count: V, total: Sequence[V]) -> list[V]:
+        rows = [fb.gep(element, row, fb.mul(first, a_step_v)) for row in a_rows]
+        panels = [fb.gep(element, panel, fb.mul(first, b_row_v)) for panel in b]
+        tile = accumulate(fb, zero, rows, a_step_v, panels, b_row_v, count, lanes=lanes, last_mask=last_mask)
+        return [fb.binary("fadd", t, v) for t, v in zip(total, (v for row in tile for v in row), strict=True)]
+
+    # The last block is the loop's too unless its length is known: code is emitted once.
+    start = [v for row in zero for v in row]
+    whole = fb.i64(extent - extent % block) if extent is not None else k
+    with fb.loop(fb.i64(0), whole, block, carried=start, hint="sums") as loop:
+        count = fb.i64(block) if extent is not None else fb.smin(fb.sub(k, loop.index), fb.i64(block))
+        loop.carry(*part(loop.index, count, loop.carried))
+    total = list(loop.results)
+    if extent is not None and extent % block:
+        total = part(whole, fb.i64(extent % block), total)
+    return [total[i * nv : (i + 1) * nv] for i in range(mr)]
 
 
 def _multiplied(fb: FunctionBuilder, a: V, b: V, total: V) -> V:
