@@ -52,6 +52,8 @@ def test_elementwise_kernels_move_vectors(dtype: str, width: str) -> None:
         ("bf16", "cuda:90", r"wgmma.mma_async.sync.aligned.m64n\d+k16.f32.bf16.bf16"),
         ("f16", "cuda:90", r"wgmma.mma_async.sync.aligned.m64n\d+k16.f32.f16.f16"),
         ("f32", "cuda:90", r"(wgmma|mma).*tf32"),
+        ("f8e4m3fn", "cuda:90", r"wgmma.mma_async.sync.aligned.m64n\d+k32.f32.e4m3.e4m3"),
+        ("f8e5m2", "cuda:90", r"wgmma.mma_async.sync.aligned.m64n\d+k32.f32.e5m2.e5m2"),
         ("bf16", "cuda:80", r"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"),
         ("bf16", "hip:gfx942", r"v_mfma_f32_\d+x\d+x\d+_?bf16"),
     ],
