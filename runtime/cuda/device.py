@@ -65,7 +65,9 @@ class Device:
             self._sort_returned()
             idle = self._free.get(size)
             if idle:
-                index = next((n for n in reversed(range(len(idle))) if idle[n][1] == stream), -1)
+                # The lowest address: results that replace one another then alternate between two sets of places,
+                # and calls are launches of two graphs.
+                index = min(range(len(idle)), key=lambda n: (idle[n][1] != stream, idle[n][0]))
                 address, last = idle.pop(index)
                 self.driver.order(last, stream)
                 return Block(self, address, size, stream)
