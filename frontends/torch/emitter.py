@@ -262,7 +262,9 @@ def axis_of(axis: int, rank: int) -> int:
 
 
 def axes_of(axes: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Axes counted from the front; None or an empty list: all."""
+    """Axes counted from the front; None or an empty list: all. A scalar has axis 0 in PyTorch, and nothing along it."""
+    if not rank:
+        return ()
     if isinstance(axes, int):
         axes = (axes,)
     return tuple(axis_of(a, rank) for a in axes) if axes else tuple(range(rank))

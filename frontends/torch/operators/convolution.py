@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ds_compiler.frontends.torch.emitter import Emitter
 from ds_compiler.frontends.torch.registry import aten
@@ -15,7 +16,11 @@ def _each(values: Sequence[int], rank: int) -> tuple[int, ...]:
     return tuple(values) * rank if len(values) == 1 else tuple(values)
 
 
-@aten("aten.convolution.default")
+def _is_float(node: Any) -> bool:
+    return bool(node.meta["val"].dtype.is_floating_point)
+
+
+@aten("aten.convolution.default", when=_is_float)
 def convolution(
     e: Emitter,
     x: Value,

@@ -177,14 +177,18 @@ def scatter_add(e: Emitter, x: Value, dim: int, index: Value, source: Value) -> 
     return _scatter(e, x, dim, index, source, "add")
 
 
-@aten("aten.scatter_reduce.two")
+_MODES = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+
+
+def _scatters(node: Any) -> bool:
+    return node.args[4] in _MODES and node.kwargs.get("include_self", True)
+
+
+@aten("aten.scatter_reduce.two", when=_scatters)
 def scatter_reduce(
     e: Emitter, x: Value, dim: int, index: Value, source: Value, reduce: str, include_self: bool = True
 ) -> Value:
-    modes = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
-    if not include_self or reduce not in modes:
-        raise e.fail(f"scatter_reduce with reduce={reduce!r}, include_self={include_self} is not supported")
-    return _scatter(e, x, dim, index, source, modes[reduce])
+    return _scatter(e, x, dim, index, source, _MODES[reduce])
 
 
 def _scatter(e: Emitter, x: Value, dim: int, index: Value, source: Value, mode: str) -> Value:
@@ -203,8 +207,16 @@ def _scatter_flat(e: Emitter, x: Value, source: Value, mode: str) -> Value:
     return source if mode == "set" else e.binary(mode, x, source)
 
 
-@aten("aten.index_add.default")
+def _is_no_bool(node: Any) -> bool:
+    return bool(node.meta["val"].dtype != torch.bool)
+
+
+@aten("aten.index_add.default", when=_is_no_bool)
 def index_add(e: Emitter, x: Value, dim: int, index: Value, source: Value, alpha: Operand = 1) -> Value:
+    if not x.type.rank:
+        places = e.reshape(index, (index.type.elements,))
+        added = index_add(e, e.reshape(x, (1,)), 0, places, e.reshape(source, places.type.shape), alpha)
+        return e.reshape(added, ())
     axis = axis_of(dim, x.type.rank)
     source = source if alpha == 1 else e.binary("mul", source, alpha)
     places = [*[None] * axis, index]

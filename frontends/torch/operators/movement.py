@@ -185,6 +185,8 @@ def as_strided(
 @aten("aten.unfold.default")
 def unfold(e: Emitter, x: Value, dimension: int, size: int, step: int) -> Value:
     """Windows along an axis; their elements become a new last axis."""
+    if not x.type.rank:
+        return e.reshape(x, e.result.shape) if size else e.full(0, e.result)
     axis = axis_of(dimension, x.type.rank)
     count = e.result.shape[axis]
     starts = e.binary("mul", e.iota((count, size), 0), step)

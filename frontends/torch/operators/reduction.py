@@ -144,8 +144,12 @@ def _moments(e: Emitter, x: Value, dim: Axes, correction: float | None, keepdim:
 
 @aten("aten.gather.default")
 def gather(e: Emitter, x: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
+    if index.type.elements == 0:  # PyTorch asks neither for i64 nor for as many axes
+        return e.full(0, e.result)
     if not x.type.rank:
-        return x
+        flat = e.reshape(index, (index.type.elements,))
+        e.check_indices(flat, 1, 0)
+        return e.reshape(e.emit(GatherElements(e.reshape(x, (1,)), flat, 0)), e.result.shape)
     axis = axis_of(dim, x.type.rank)
     e.check_indices(index, x.type.shape[axis], axis)
     return e.emit(GatherElements(x, index, axis))
