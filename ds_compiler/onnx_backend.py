@@ -29,6 +29,9 @@ class CompiledRep(BackendRep):
         model: the model.
         options: as `ds_compiler.compile` takes them.
 
+    Attributes:
+        program: what `ds_compiler.compile` made.
+
     Raises:
         CompileError: the model is malformed or not supported.
     """
@@ -36,7 +39,7 @@ class CompiledRep(BackendRep):
     def __init__(self, model: ModelProto, **options: Any) -> None:
         self._outputs = [output.name for output in model.graph.output]
         self._names = [value.name for value in model_inputs(model.graph)]
-        self._program = compile(model, **options)
+        self.program = compile(model, **options)
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs in the model's order, reachable by name too.
@@ -55,7 +58,7 @@ class CompiledRep(BackendRep):
             if len(inputs) != len(self._names):
                 raise ValueError(f"{len(inputs)} inputs given, the model has {len(self._names)}: {self._names}")
             inputs = dict(zip(self._names, inputs, strict=True))
-        results = self._program.run(None, inputs)
+        results = self.program.run(None, inputs)
         outputs: tuple[Any, ...] = namedtupledict("Outputs", self._outputs)(*results)
         return outputs
 

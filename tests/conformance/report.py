@@ -8,7 +8,9 @@ from collections import Counter, defaultdict
 import onnx
 
 from ds_compiler.frontends.onnx import supported_operators
-from tests.conformance.cases import cases
+from tests.conformance.cases import GROUPS, cases
+from tests.conformance.opened import OPENED
+from tests.conformance.peers import PEERS
 from tests.conformance.sweep import RESULTS, Outcome, summary
 
 HEAD = """# ONNX operators
@@ -22,6 +24,21 @@ reference implementation computes, 16-bit floats rounded after each step among i
 exact result.
 
 Axes and steps that a case feeds as inputs are fixed when it first runs (a program for each value).
+"""
+
+OPEN = """
+## Open sizes
+
+The node cases again, with every axis of every input left open (a symbol of its own) when the program is compiled:
+`python -m tests.conformance.opened`. Lengths of vectors of integers stay, for they are ranks. "By value" means that an
+input decides more than sizes, so that each of its values gets a program. Not every case has been run so:
+"""
+
+TABLE = """
+## By operator
+
+The columns on open sizes count the cases that were run with them, and were right with one program, right with a program
+for each value of an input, refused, or wrong. The reasons are in `tests/conformance/opened.json`.
 """
 
 
@@ -57,11 +74,37 @@ def operators_page() -> str:
     for outcome in outcomes:
         if outcome.name in operator_of:
             counts[operator_of[outcome.name]][outcome.status] += 1
+    run = [Outcome(**entry) for entry in json.loads(OPENED.read_text(encoding="utf-8"))]
+    sizes: dict[str, Counter[str]] = defaultdict(Counter)
+    for outcome in run:
+        sizes[operator_of[outcome.name]][outcome.status] += 1
     rows = []
     for name, how in _reached_by().items():
         c = counts[name]
-        rows.append(f"| {name} | {how} | {c['passed']} | {c['failed']} | {c['excluded']} |")
-    table = "\n".join(
-        ["| operator | import | passed | failed | excluded |", "| --- | --- | ---: | ---: | ---: |", *rows]
-    )
-    return f"{HEAD}\n```text\n{summary(outcomes)}\n```\n\n{table}\n"
+        o = sizes[name]
+        open_sizes = [o[status] for status in ("equal", "by value", "unsupported", "wrong")]
+        figures = [c["passed"], c["failed"], c["excluded"], *open_sizes]
+        rows.append(f"| {name} | {how} | {' | '.join(map(str, figures))} |")
+    columns = ["operator", "import", "passed", "failed", "excluded", "open: equal", "by value", "refused", "wrong"]
+    rule = " | ".join(["---", "---"] + ["---:"] * (len(columns) - 2))
+    table = "\n".join([f"| {' | '.join(columns)} |", f"| {rule} |", *rows])
+    counted = f"{HEAD}\n```text\n{summary(outcomes)}\n```\n{_peers(outcomes)}"
+    return f"{counted}{OPEN}\n```text\n{_open_sizes(run)}\n```\n{TABLE}\n{table}\n"
+
+
+def _peers(outcomes: list[Outcome]) -> str:
+    """Cases that other implementations pass, compared in the same way."""
+    stored = json.loads(PEERS.read_text(encoding="utf-8"))
+    ours = Counter(o.group for o in outcomes if o.status == "passed")
+    rows = [f"{'passed':20}{'here':>8}" + "".join(f"{name + ' ' + p['version']:>24}" for name, p in stored.items())]
+    for group in GROUPS:
+        rows.append(f"{group:20}{ours[group]:8}" + "".join(f"{p['passed'][group]:24}" for p in stored.values()))
+    rows.append(f"{'all':20}{ours.total():8}" + "".join(f"{sum(p['passed'].values()):24}" for p in stored.values()))
+    text = "\n".join(rows)
+    how = "The same cases through others, compared in the same way, narrow types fed in their own memory layout"
+    return f"\n{how} (`tests/conformance/peers.py`; what each fails is in `peers.json`):\n\n```text\n{text}\n```\n"
+
+
+def _open_sizes(run: list[Outcome]) -> str:
+    counts = Counter(o.status for o in run)
+    return "\n".join(f"{status:20}{count:8}" for status, count in [*counts.most_common(), ("all", len(run))])

@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,19 +64,19 @@ def selected(beginnings: list[str]) -> list[Case]:
     return [case for case in found if not beginnings or case.name.startswith(tuple(beginnings))]
 
 
-def _work(beginnings: list[str], first: int) -> None:
+def work(some: Sequence[Case], run: Callable[[Case], Outcome]) -> None:
     """The child: a line when a case begins and a line when it ends."""
-    for case in selected(beginnings)[first:]:
+    for case in some:
         print(json.dumps({"begins": case.name, "group": case.group}), flush=True)
-        print(json.dumps(asdict(outcome(case))), flush=True)
+        print(json.dumps(asdict(run(case))), flush=True)
 
 
-def sweep(beginnings: list[str]) -> list[Outcome]:
-    """Outcomes in the order of the suite."""
+def in_child(command: Sequence[str]) -> list[Outcome]:
+    """Outcomes in the order of the suite, of a module that `work`s; ``--child`` tells it where to begin."""
     outcomes: list[Outcome] = []
     while True:
-        command = [sys.executable, "-W", "ignore", "-m", "tests.conformance.sweep", "--child", str(len(outcomes))]
-        child = subprocess.Popen([*command, "--only", *beginnings], stdout=subprocess.PIPE, text=True)
+        line_of = [sys.executable, "-W", "ignore", "-m", command[0], "--child", str(len(outcomes)), *command[1:]]
+        child = subprocess.Popen(line_of, stdout=subprocess.PIPE, text=True)
         begun: dict[str, str] | None = None
         assert child.stdout is not None
         for line in child.stdout:
@@ -124,9 +125,9 @@ def main() -> int:
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
-        _work(options.only, options.child)
+        work(selected(options.only)[options.child :], outcome)
         return 0
-    outcomes = sweep(options.only)
+    outcomes = in_child(["tests.conformance.sweep", "--only", *options.only])
     failed = [o for o in outcomes if o.status == "failed"]
     for o in failed:
         print(f"{o.name}: {o.detail}")

@@ -16,7 +16,7 @@ from ds_compiler.frontends.onnx.operators.softmax import softmax
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import Dim, Value
 from ds_compiler.ir.dims import floordiv
-from ds_compiler.ir.dtypes import bool_, f64, i64
+from ds_compiler.ir.dtypes import bool_, f32, f64, i64
 from ds_compiler.ops import DotGeneral, Gather, Iota, Pad, Predicate
 
 
@@ -60,9 +60,14 @@ def attention(e: Emitter, n: Node) -> list[Value | None]:
         n.fail("past_key and past_value go together")
     masking = _masking(e, n, q, k, past)
     depth = q.type.shape[-1]
-    if not n.has("scale") and not isinstance(depth, int):
-        n.fail(f"the default scale needs a known head size, query is {query.type}")
-    scale = n.float("scale", 0.0) if n.has("scale") else 1 / math.sqrt(int(str(depth)))
+    scale: float | Value
+    if n.has("scale"):
+        scale = n.float("scale", 0.0)
+    elif isinstance(depth, int):
+        scale = 1 / math.sqrt(depth)
+    else:
+        wide = f64 if q.type.dtype == f64 else f32
+        scale = e.cast(e.unary("rsqrt", e.cast(e.size(depth), f64)), wide)
     result, scores = _attend(e, n, q, k, v, scale, masking)
     if flat:
         result = e.transpose(result, (0, 2, 1, 3))
@@ -122,14 +127,14 @@ class Scoring:
         sink: an additional score of each head, which takes weight and has no value; [heads] or a scalar.
     """
 
-    scale: float
+    scale: float | Value
     cap: float = 0.0
     precise: bool = False
     sink: Value | None = None
 
 
 def _attend(
-    e: Emitter, n: Node, q: Value, k: Value, v: Value, scale: float, masking: Masking
+    e: Emitter, n: Node, q: Value, k: Value, v: Value, scale: float | Value, masking: Masking
 ) -> tuple[Value, Value | None]:
     """(result [batch, heads, queries, size], scores at stage ``qk_matmul_output_mode`` if they are wanted)."""
     precise = n.has("softmax_precision") and element_type(n.int("softmax_precision", 1), "softmax_precision") == f64

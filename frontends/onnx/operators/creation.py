@@ -119,8 +119,11 @@ def one_hot(e: Emitter, n: Node) -> Value:
     indices, values = n.input(0), n.input(2)
     depth: Extent = _scalar(e, n, n.input(1))
     size = as_size(e, depth, "depth")
-    if values.type.shape != (2,):
-        n.fail(f"the values are {values.type}, expected [off, on]")
+    reason = f"the values are {values.type}, expected [off, on]"
+    if values.type.rank != 1 or (isinstance(values.type.shape[0], int) and values.type.shape[0] != 2):
+        n.fail(reason)
+    e.assume(values.type.shape[0], 2, f"{n.op_type}: {reason}")
+    values = e.reshape(values, (2,))
     rank = indices.type.rank + 1
     axis = n.axis(n.int("axis", -1), rank)
     position = e.cast(indices, i64)

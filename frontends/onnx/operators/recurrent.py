@@ -124,15 +124,25 @@ def recurrent(e: Emitter, n: Node) -> list[Value | None]:
     if x.type.rank != 3 or w.type.rank != 3 or r.type.rank != 3:
         n.fail(f"takes X, W and R of rank 3, got {x.type}, {w.type}, {r.type}")
     hidden = n.int("hidden_size", 0) or r.type.shape[2]
-    if not isinstance(hidden, int) or r.type.shape != (count, gates * hidden, hidden):
-        n.fail(f"R is {r.type}, expected [{count}, {gates}*hidden, hidden] with hidden = {hidden}")
-    if w.type.shape[:2] != r.type.shape[:2]:
-        n.fail(f"W is {w.type} and R is {r.type}")
+    expected = f"[{count}, {gates}*hidden, hidden] with hidden = {hidden}"
+    if not isinstance(hidden, int):
+        n.fail(f"R is {r.type}, expected {expected}")
+    r = _stated(e, n, r, (count, gates * hidden, hidden), f"R is {r.type}, expected {expected}")
+    w = _stated(e, n, w, (*r.type.shape[:2], w.type.shape[2]), f"W is {w.type} and R is {r.type}")
 
     def product(direction: int, x: Value) -> Value:
         return e.emit(DotGeneral(x, _row(e, w, direction), (), (), (2,), (1,)))
 
     return _directions(e, n, n.op_type, hidden, product, lambda direction: _row(e, r, direction))
+
+
+def _stated(e: Emitter, n: Node, x: Value, shape: tuple[Dim, ...], reason: str) -> Value:
+    """`x` of that shape; open sizes are checked when the program runs."""
+    for found, size in zip(x.type.shape, shape, strict=True):
+        if isinstance(found, int) and isinstance(size, int) and found != size:
+            n.fail(reason)
+        e.assume(found, size, f"{n.op_type}: {reason}")
+    return e.reshape(x, shape)
 
 
 def lstm(e: Emitter, n: Node, inputs: Product, states: Product) -> list[Value | None]:

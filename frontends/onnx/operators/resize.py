@@ -97,14 +97,18 @@ def _crop(e: Emitter, roi: Value | None, index: int, count: int) -> tuple[Value 
     return e.cast(_element(e, roi, index), f32), e.cast(_element(e, roi, count + index), f32)
 
 
-def _check_length(n: Node, vector: Value, axes: Sequence[int], what: str) -> None:
-    if vector.type.shape != (len(axes),):
-        n.fail(f"{what} are {vector.type}, expected {len(axes)} numbers")
+def _numbers(e: Emitter, n: Node, vector: Value, axes: Sequence[int], what: str) -> Value:
+    """`vector`, which has an element for each of `axes`; an open length is checked when the program runs."""
+    wanted = f"{what} are {vector.type}, expected {len(axes)} numbers"
+    if vector.type.rank != 1 or (isinstance(vector.type.shape[0], int) and vector.type.shape[0] != len(axes)):
+        n.fail(wanted)
+    e.assume(vector.type.shape[0], len(axes), f"{n.op_type}: {wanted}")
+    return e.reshape(vector, (len(axes),))
 
 
 def _axes_by_scales(e: Emitter, n: Node, x: Value, scales: Value, axes: Sequence[int], roi: Value | None) -> list[Axis]:
     """Output size = floor(size * scale)."""
-    _check_length(n, scales, axes, "scales")
+    scales = _numbers(e, n, scales, axes, "scales")
     result = []
     for index, axis in enumerate(axes):
         size, scale = x.type.shape[axis], e.cast(_element(e, scales, index), f32)
@@ -138,7 +142,7 @@ def scaled_size(size: Dim, scale: float) -> Dim:
 
 def _axes_by_sizes(e: Emitter, n: Node, x: Value, sizes: Value, axes: Sequence[int], roi: Value | None) -> list[Axis]:
     """Output sizes as given, or kept in proportion by ``keep_aspect_ratio_policy``."""
-    _check_length(n, sizes, axes, "sizes")
+    sizes = _numbers(e, n, sizes, axes, "sizes")
     policy = n.choice("keep_aspect_ratio_policy", "stretch", ("stretch", "not_larger", "not_smaller"))
     known = e.dims(sizes)
     wanted = [known[i] if known is not None else e.bind(_element(e, sizes, i), "resized") for i in range(len(axes))]

@@ -459,3 +459,17 @@ def test_products_of_no_elements() -> None:
     x = [{"x": np.zeros((rows, 0), np.float32)} for rows in (0, 1, 4)]
     check("(float[n, 0] x) => (float[n, 5] y) <float[0, 5] w = {}> { y = MatMul(x, w) }", *x)
     check("(float[n, 0] x) => (float[n] y) <float[0] w = {}> { y = MatMul(x, w) }", *x)
+
+
+def test_no_elements_of_an_open_shape() -> None:
+    """Nothing is known of a reshaped empty tensor but that it is empty: its shape is open."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+g (float[n] x) => (float[a, b] y) <int64[1] zero = {0}> {
+  n = Shape(x)
+  none = ConstantOfShape(zero)
+  shape = Concat<axis = 0>(n, zero)
+  y = Reshape<allowzero = 1>(none, shape)
+}""")
+    for count in (3, 0):
+        (y,) = interpret(import_model(model), {"x": np.zeros(count, np.float32)})
+        assert y.shape == (count, 0)
