@@ -214,11 +214,11 @@ def _is_no_bool(node: Any) -> bool:
 @aten("aten.index_add.default", when=_is_no_bool)
 def index_add(e: Emitter, x: Value, dim: int, index: Value, source: Value, alpha: Operand = 1) -> Value:
     if not x.type.rank:
-        places = e.reshape(index, (index.type.elements,))
-        added = index_add(e, e.reshape(x, (1,)), 0, places, e.reshape(source, places.type.shape), alpha)
+        flat = e.reshape(index, (index.type.elements,))
+        added = index_add(e, e.reshape(x, (1,)), 0, flat, e.reshape(source, flat.type.shape), alpha)
         return e.reshape(added, ())
     axis = axis_of(dim, x.type.rank)
     source = source if alpha == 1 else e.binary("mul", source, alpha)
-    places = [*[None] * axis, index]
+    places: list[Value | None] = [*[None] * axis, index]
     _check(e, x, places, negative=False)
     return unsafe_index_put(e, x, places, source, True)
