@@ -23,7 +23,8 @@ _F = TypeVar("_F", bound=Callable[..., None])
 
 PIPELINES: dict[str, str] = {
     "cleanup": "simplify-shapes,canonicalize,cse,dce",
-    "default": "cleanup,hoist,fold-affine,conv-forms,attention,merge-matmuls,integer-products,layout,cleanup,fuse",
+    "default": "dequantised-products,cleanup,hoist,fold-affine,conv-forms,attention,merge-matmuls,integer-products,"
+    "layout,cleanup,fuse",
     "traced": "grad,inline,default",
     "traced-gpu": "grad{narrow},inline,gpu",
     "gpu": "cleanup,hoist,fold-affine,conv-forms,attention{narrow},merge-matmuls,layout,cleanup,fuse",

@@ -15,7 +15,9 @@ from ds_compiler.frontends.onnx.operators.windows import read_windows
 from ds_compiler.frontends.onnx.registry import onnx_op
 from ds_compiler.ir import DType, Value
 from ds_compiler.ir.dtypes import f32, f64, i32, u8
-from ds_compiler.ops import Conv
+from ds_compiler.ops import Cast, Conv
+
+_MOST_WEIGHTS = 1 << 24  # larger tables are looked up, not multiplied
 
 
 def _spread(e: Emitter, n: Node, parameter: Value, x: Value) -> Value:
@@ -65,12 +67,20 @@ def quantize_linear(e: Emitter, n: Node) -> Value:
     return quantised(e, scaled, None if zero is None else _spread(e, n, zero, x), to, bool(n.int("saturate", 1)))
 
 
+def _may_stay_whole(e: Emitter, x: Value) -> bool:
+    """Whether `x` may be the weights of a product of integers: then the program keeps them as they are, for the pass
+    `dequantised-products` to find."""
+    narrow = x.type.dtype.is_integer and x.type.dtype.bits <= 8
+    known = e.array(x) if narrow and x.type.rank > 1 else None
+    return known is not None and known.size <= _MOST_WEIGHTS
+
+
 @onnx_op("DequantizeLinear", since=10)
 @onnx_op("DequantizeLinear", domain="com.microsoft")
 def dequantize_linear(e: Emitter, n: Node) -> Value:
     x, scale, zero = n.input(0), n.input(1), n.optional(2)
     to = element_type(n.int("output_dtype", 0), "the result") if n.int("output_dtype", 0) else scale.type.dtype
-    wide = e.cast(x, f32)
+    wide = e.insert(Cast(x, f32))[0] if _may_stay_whole(e, x) else e.cast(x, f32)
     if zero is not None and x.type.dtype.is_integer:
         if zero.type.dtype != x.type.dtype:
             n.fail(f"the zero point is {zero.type}, the input {x.type}")
