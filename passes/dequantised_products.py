@@ -3,10 +3,11 @@
     %2 = mul (cast %x - zero), scale              %2 = dot_general (cast %x - zero), %v : i32
     %3 = dot_general %2, %w : f32            →    %3 = mul (cast %2 : f32), scale * scales of %w
 
-where ``%w`` is a constant, dequantised by one scale or one for each column (or filter). The sums are then exact, where
+where ``%w`` is a constant, dequantised by one scale or one for each column. The sums are then exact, where
 those of f32 round at every step; `integer-products` finds the instruction. Bias, activation and the quantisation that
 follow stay as they are, and become the product's epilogue. Runs before constants are folded, which would dequantise
-the weights.
+the weights. Convolutions stay in f32: their integer form, the product of the windows, is slower as long as the windows
+are written to memory.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ from typing import Any
 import numpy as np
 
 from ds_compiler.ir import Builder, Module, Value
-from ds_compiler.ir.dtypes import f32, f64, i32
-from ds_compiler.ops import Binary, Broadcast, Cast, Constant, Conv, DotGeneral, Reshape, Transpose
+from ds_compiler.ir.dtypes import f32, i32
+from ds_compiler.ops import Binary, Broadcast, Cast, Constant, DotGeneral, Reshape, Transpose
 from ds_compiler.passes import remarks
 from ds_compiler.passes.dce import eliminate_dead_code
 from ds_compiler.passes.manager import register
-from ds_compiler.passes.matching import defined_by, full
+from ds_compiler.passes.matching import constant, defined_by, full
 
 Array = np.ndarray[Any, Any]
 _LARGEST_SUM = 1 << 31
-_EXACT_IN_F32 = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,6 @@ def multiply_what_was_quantised(module: Module) -> None:
         for op in list(function.walk()):
             if isinstance(op, DotGeneral) and op.result.type.dtype == f32:
                 _product(op)
-            elif isinstance(op, Conv) and op.result.type.dtype == f32:
-                _convolution(op)
     dequantise_constants(module)
 
 
@@ -60,7 +58,9 @@ def dequantise_constants(module: Module) -> None:
                 numbers = None if found is None else _known(found.whole)
                 if found is not None and numbers is not None:
                     values = (numbers.astype(np.float32) - found.zero) * found.scale
-                    values = np.broadcast_to(values, op.result.type.shape).astype(np.float32)
+                    values = np.broadcast_to(values, [d for d in op.result.type.shape if isinstance(d, int)]).astype(
+                        np.float32
+                    )
                     op.replace_with(
                         Builder(before=op, location=op.location).emit(Constant(np.ascontiguousarray(values)))
                     )
@@ -70,8 +70,9 @@ def dequantise_constants(module: Module) -> None:
 def _known(value: Value) -> Array | None:
     """A constant behind casts and changes of shape, with ones for the axes along which it repeats."""
     op = value.defining_op
-    if isinstance(op, Constant):
-        return op.value
+    known = constant(value)
+    if known is not None:
+        return known
     if not isinstance(op, Cast | Reshape | Broadcast | Transpose):
         return None
     array = _known(op.operand)
@@ -167,22 +168,3 @@ def _product(op: DotGeneral) -> None:
     total = builder.emit(DotGeneral(_centred(builder, x), right, (), (), op.lhs_contract, (0,)))
     op.replace_with(_scaled(builder, total, x, weights[1], total.type.rank - 1))
     remarks.count("dequantised-products.matmul")
-
-
-def _convolution(op: Conv) -> None:
-    weights = _weights(op.weight, 0)
-    x = None if weights is None else _activations(op.input, weights[0], 0)
-    if weights is None or x is None or op.layout != "nchw":
-        return
-    per_filter = np.abs(weights[0]).sum(tuple(range(1, weights[0].ndim))).max(initial=0)
-    single = weights[0].shape[1] == 1 and per_filter * 255 < _EXACT_IN_F32
-    if not (op.groups == 1 and op.spatial_rank <= 2) and not single:
-        remarks.missed("dequantised-products", f"{op.groups} groups of several channels", op.location)
-        return
-    builder = Builder(before=op, location=op.location)
-    image = builder.emit(Cast(_centred(builder, x), f64))
-    filters = builder.emit(Constant(weights[0].astype(np.float64)))
-    geometry = op.strides, op.low, op.high, op.dilations, op.groups
-    total = builder.emit(Cast(builder.emit(Conv(image, filters, *geometry)), i32))
-    op.replace_with(_scaled(builder, total, x, weights[1], 1))
-    remarks.count("dequantised-products.convolution")

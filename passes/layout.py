@@ -25,7 +25,6 @@ from ds_compiler.ops import (
     ConvWeightGradient,
     Cumulative,
     DotGeneral,
-    DotInteger,
     Fusion,
     Gather,
     Iota,
@@ -76,17 +75,10 @@ def _visit(block: Block) -> None:
         if not isinstance(op, Fusion | Composite):
             for region in op.regions:
                 _visit(region.block)
-    if any(_fixes_layout(op) for op in block):
+    if any(isinstance(op, CONVOLUTIONS) and op.layout == "nchw" for op in block):
         _channel_shuffles_as_gathers(block)
         labels = _Labelling(block)
         _rebuild(block, labels)
-
-
-def _fixes_layout(op: Operation) -> bool:
-    """A convolution, or a product of integers that stands for one (its windows have their channels last)."""
-    if isinstance(op, CONVOLUTIONS):
-        return op.layout == "nchw"
-    return isinstance(op, DotInteger) and op.result.type.rank > 2
 
 
 def _channel_shuffles_as_gathers(block: Block) -> None:

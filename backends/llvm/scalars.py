@@ -233,16 +233,18 @@ def cast(fb: FunctionBuilder, x: V, source: DType, to: DType) -> V:
             x = fb.cast("fpext" if to.bits > source.bits else "fptrunc", x, type_)
         return _rounded(fb, x, to)
     if source.is_float:
-        name = "fptosi" if to.kind == "i" else "fptoui"
+        # Below 32 bits by way of i32, whose vectors one instruction converts: of narrower ones LLVM takes lane by lane.
+        narrow = to.bits < 32
+        name = "fptosi" if to.kind == "i" or narrow else "fptoui"
+        between = vector_of("i32", x.lanes) if narrow else type_
         from ds_compiler.backends.llvm.builder import intrinsic_suffix
 
-        full = f"llvm.{name}.sat.{intrinsic_suffix(type_)}.{intrinsic_suffix(x.type)}"
-        result = fb.call(fb.module.declare(full, type_, [x.type]), type_, x)
-        if to.bits < 8:
-            low, high = (constant(type_, limit) for limit in to.limits)
-            sign = "s" if to.kind == "i" else "u"
-            result = fb.intrinsic(f"{sign}min", fb.intrinsic(f"{sign}max", result, low), high)
-        return result
+        full = f"llvm.{name}.sat.{intrinsic_suffix(between)}.{intrinsic_suffix(x.type)}"
+        result = fb.call(fb.module.declare(full, between, [x.type]), between, x)
+        if not narrow:
+            return result
+        low, high = (constant(between, limit) for limit in to.limits)
+        return fb.cast("trunc", fb.intrinsic("smin", fb.intrinsic("smax", result, low), high), type_)
     if to.is_float:
         x = fb.cast("sitofp" if source.kind == "i" else "uitofp", x, type_)
         return _rounded(fb, x, to)

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from ds_compiler import onnx_backend
 from ds_compiler.frontends.onnx.importer import import_model
-from ds_compiler.ops import Conv, DotInteger
+from ds_compiler.ops import Constant, Conv, DotInteger
 from ds_compiler.passes.manager import run
 
 Array = np.ndarray[Any, Any]
@@ -25,8 +25,7 @@ def quantised_layer(
     """``Quantize(Relu(operator(Dequantize(x), Dequantize(weight)) + bias))``; `zeros`: of x, weight, y."""
     x_scale, w_scale, y_scale = scales
     values = {"w": weight, "sx": x_scale, "sw": w_scale, "sy": y_scale, "zx": zeros[0], "zw": zeros[1], "zy": zeros[2]}
-    spread = (1, -1, 1, 1) if operator == "Conv" else (-1,)
-    bias = np.arange(weight.shape[kept], dtype=np.float32).reshape(spread) * np.float32(0.25)
+    bias = np.arange(weight.shape[1], dtype=np.float32) * np.float32(0.25)
     values["bias"] = bias
     nodes = [
         helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["a"]),
@@ -50,7 +49,6 @@ def quantised_layer(
 def expected(model: onnx.ModelProto, x: Array) -> tuple[Array, Array]:
     """(sum in float64 before it is quantised, in steps of the result; the result) by the definition."""
     v = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    node = model.graph.node[2]
     kept = model.graph.node[1].attribute[0].i
     along = [1] * v["w"].ndim
     along[kept] = -1
@@ -59,16 +57,7 @@ def expected(model: onnx.ModelProto, x: Array) -> tuple[Array, Array]:
         p if p.size == 1 else p.reshape(along) for p in (v["zw"].astype(np.float64), v["sw"].astype(np.float64))
     ]
     b = (v["w"].astype(np.float64) - of_weights[0]) * of_weights[1]
-    if node.op_type == "MatMul":
-        c = a @ b
-    else:
-        pads = next(t.ints for t in node.attribute if t.name == "pads")
-        groups = next(t.i for t in node.attribute if t.name == "group")
-        padded = np.pad(a, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, b.shape[2:], (2, 3))
-        split = windows.reshape(len(x), groups, -1, *windows.shape[2:])
-        filters = b.reshape(groups, -1, *b.shape[1:])
-        c = np.einsum("ngchwij,gocij->ngohw", split, filters).reshape(len(x), -1, *windows.shape[2:4])
+    c = a @ b
     steps = np.maximum(c + v["bias"], 0) / v["sy"].astype(np.float64)
     limits = np.iinfo(v["zy"].dtype)
     return steps, np.clip(np.rint(steps) + v["zy"], limits.min, limits.max).astype(v["zy"].dtype)
@@ -77,9 +66,7 @@ def expected(model: onnx.ModelProto, x: Array) -> tuple[Array, Array]:
 def check(model: onnx.ModelProto, x: Array, exact: bool) -> None:
     module = import_model(model)
     run(module, "default", verify=True)
-    ops = list(module.walk())
-    depthwise = [op for op in ops if isinstance(op, Conv)]
-    assert any(isinstance(op, DotInteger) for op in ops) or len(depthwise) == 1
+    assert any(isinstance(op, DotInteger) for op in module.walk())
     got = onnx_backend.prepare(model).run([x])[0]
     steps, wanted = expected(model, x)
     assert got.dtype == wanted.dtype
@@ -94,9 +81,6 @@ def check(model: onnx.ModelProto, x: Array, exact: bool) -> None:
 LAYERS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], int, dict[str, Any]]] = {
     "matmul": ("MatMul", (7, 33), (33, 20), 1, {}),
     "batched": ("MatMul", (2, 5, 64), (64, 17), 1, {}),
-    "conv": ("Conv", (2, 6, 9, 8), (10, 6, 3, 3), 0, {"pads": [1, 0, 1, 2], "group": 1}),
-    "pointwise": ("Conv", (2, 7, 5, 5), (9, 7, 1, 1), 0, {"pads": [0] * 4, "group": 1}),
-    "depthwise": ("Conv", (2, 5, 9, 8), (5, 1, 3, 3), 0, {"pads": [1] * 4, "group": 5}),
 }
 
 
@@ -130,3 +114,16 @@ def test_weights_scaled_along_the_depth_stay_f32() -> None:
     module = import_model(model)
     run(module, "default", verify=True)
     assert not any(isinstance(op, DotInteger) for op in module.walk())
+
+
+def test_convolutions_stay_f32_with_constant_weights() -> None:
+    w = _rng.integers(-128, 128, (6, 5, 3, 3)).astype(np.int8)
+    zeros = np.uint8(3), np.zeros(6, np.int8), np.uint8(7)
+    scales = np.float32(0.25), _rng.uniform(0.01, 0.02, 6).astype(np.float32), np.float32(0.5)
+    model = quantised_layer("Conv", (2, 5, 9, 7), w, scales, zeros, 0)
+    module = import_model(model)
+    run(module, "dequantised-products", verify=True)
+    (convolution,) = (op for op in module.walk() if isinstance(op, Conv))
+    weight = convolution.weight.defining_op
+    assert isinstance(weight, Constant)
+    np.testing.assert_array_equal(weight.value, w * scales[1].reshape(6, 1, 1, 1))
