@@ -120,7 +120,8 @@ def test_memory_waits_for_those_who_read_it_elsewhere() -> None:
     found = dlpack.import_capsule(array.__dlpack__(stream=55))
     del array
     gc.collect()
-    assert on.take(128, on.stream).address != address, "a capsule keeps it"
+    other = on.take(128, on.stream)
+    assert other.address != address, "a capsule keeps it"
     del found
     gc.collect()
     count = len(library.ordered())
