@@ -20,6 +20,7 @@ from onnx import printer
 from tests.differential.compare import Tally, check
 from tests.differential.graph import REFUSED
 from tests.differential.models import Case, cases
+from tests.differential.peer import peer
 
 BATCH = 150
 """Graphs that hypothesis makes from one seed."""
@@ -63,6 +64,7 @@ class _Campaign:
             "operators: " + ", ".join(f"{n} {c}" for n, c in sorted(t.operators.items())),
             "rewrites: " + ", ".join(f"{n} {c}" for n, c in sorted(t.rewrites.items())),
             "disagreements: " + (", ".join(f"{n} {c}" for n, c in t.disagreements.items()) or "none"),
+            f"crashes of onnxruntime: {peer().crashes}",
             "left out: " + ", ".join(f"{n} {c}" for n, c in REFUSED.most_common()),
         ]
         return "\n".join(lines)

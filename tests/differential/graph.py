@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from tests.differential.peer import peer
+
 Array = np.ndarray[Any, Any]
 
 OPSETS = (helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1))
@@ -166,11 +168,11 @@ class Graph:
         return self.constant(np.array(values, np.int64))
 
     def weights(self, *shape: int, like: Any = np.float32) -> Value:
-        """Random numbers; of an integer type, over all of an 8-bit type's range."""
+        """Random numbers; 8-bit ones so small that onnxruntime's sums do not saturate (x86 without VNNI)."""
         rng = np.random.default_rng(len(self.constants))
         dtype = np.dtype(like)
         if dtype.kind in "iu":
-            low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.itemsize == 1 else (-9, 9)
+            low, high = (max(np.iinfo(dtype).min, -64), 63) if dtype.itemsize == 1 else (-9, 9)
             return self.constant(rng.integers(low, high, shape, dtype=dtype, endpoint=True))
         if dtype.kind == "b":
             return self.constant(rng.integers(0, 2, shape).astype(bool))
@@ -334,12 +336,15 @@ def _by_reference(model: ModelProto) -> Callable[[dict[str, Array]], list[Array]
 
 def _by_onnxruntime(model: ModelProto) -> Callable[[dict[str, Array]], list[Array]]:
     """Contrib operators have no reference evaluator."""
-    from tests.differential.compare import session
+    names, text = [o.name for o in model.graph.output], model.SerializeToString()
 
-    made = session(model)
-    if made is None:
-        raise Stop
-    return lambda feeds: list(made.run(None, feeds))
+    def run(feeds: dict[str, Array]) -> list[Array]:
+        found = peer().run(names, feeds) if peer().load(text) else None
+        if found is None:
+            raise Stop
+        return [found[name] for name in names]
+
+    return run
 
 
 def _code(dtype: np.dtype[Any]) -> int:

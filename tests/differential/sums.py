@@ -170,7 +170,11 @@ def resize(g: Graph) -> None:
     x = g.pick("f", 3, lambda v: v.rank in (3, 4))
     scales = [1.0, 1.0] + [g.choose(0.5, 1.0, 1.5, 2.0) for _ in range(x.rank - 2)]
     mode = g.choose("nearest", "linear", "cubic")
-    how = g.choose("half_pixel", "asymmetric", "pytorch_half_pixel", "align_corners")
+    # The reference evaluator lets align_corners count pixels in fractions (`strict=True` does as well).
+    whole = all(
+        ((size or 1) * scale).is_integer() for size, scale in zip(map(x.size, range(x.rank)), scales, strict=True)
+    )
+    how = g.choose("half_pixel", "asymmetric", "pytorch_half_pixel", *["align_corners"] * whole)
     extra = {"nearest_mode": g.choose("floor", "ceil", "round_prefer_floor")} if mode == "nearest" else {}
     g.node("Resize", [x, None, g.constant(scales, np.float32)], mode=mode, coordinate_transformation_mode=how, **extra)
 
