@@ -90,7 +90,7 @@ LARGEST = 300
 ALL = [dtypes.dtype(name) for name in dtypes.names()]
 # A type of scales has neither zero nor sign: it is converted, not computed with.
 NUMBERS = [d for d in ALL if d.kind in "fiu" and d.name != "f8e8m0fnu"]
-FLOATS = [d for d in ALL if d.is_float]
+FLOATS = [d for d in NUMBERS if d.is_float]
 INDICES = [dtypes.i64, dtypes.i32]
 SCALAR = TensorType((), dtypes.i64)
 ODD_NAMES = (
