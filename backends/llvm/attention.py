@@ -94,7 +94,7 @@ def _plan(target: Target, head_dim: int, v_dim: int, element: str) -> _Plan:
     lanes, size = target.lanes(element), bytes_of(element)
     nr = nv * lanes
     # K and V of a block take half of the second-level cache; a tile's scores a third of the first-level one.
-    most = min(target.l2_bytes // 2 // ((head_dim + v_dim) * size), target.l1_bytes // 3 // (mr * size), 512)
+    most = min(target.l2_bytes // 2 // (max(head_dim + v_dim, 1) * size), target.l1_bytes // 3 // (mr * size), 512)
     return _Plan(element, mr, nv, lanes, head_dim, v_dim, max(nr, most // nr * nr))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, parser
 
 import ds_compiler as ds
 from tests.differential.campaign import run
@@ -39,6 +39,20 @@ def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ds, "compile", lambda _, **options: compiled(wrong, **options))
     with pytest.raises(Different, match="y, sizes"):
         check(right, Tally())
+
+
+@pytest.mark.parametrize(("head", "value"), [(0, 0), (0, 4), (4, 0)])
+def test_attention_over_no_features(head: int, value: int) -> None:
+    """Found by a campaign: heads without elements divided the cache by zero. All weights are equal then."""
+    model = parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 21]>
+        attention (float[n,3,{head}] q, float[n,{head},3] k, float[n,3,{value}] v) => (float[n,3,{value}] y) {{
+            scores = MatMul (q, k)
+            weights = Softmax <axis = -1> (scores)
+            y = MatMul (weights, v)
+        }}"""
+    )
+    check(model, Tally())
 
 
 def _of_one(operator: str) -> ModelProto:
