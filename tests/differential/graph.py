@@ -76,7 +76,16 @@ REFUSED: Counter[str] = Counter()
 """Nodes by operator that were left out: the reference evaluator refuses them, or they are not stable."""
 
 _NOISE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-12, np.dtype(np.float16): 1e-3}
-REFUSALS = (ValueError, IndexError, TypeError, RuntimeError, AssertionError, NotImplementedError, KeyError)
+REFUSALS = (
+    ValueError,
+    IndexError,
+    TypeError,
+    RuntimeError,
+    AssertionError,
+    NotImplementedError,
+    KeyError,
+    ZeroDivisionError,
+)
 
 
 @dataclass(eq=False)

@@ -148,7 +148,8 @@ def pool(g: Graph) -> None:
     axes = x.rank - 2
     operator = g.choose("MaxPool", "AveragePool", "LpPool", "Global", "Indices")
     if operator == "Global":
-        g.node(g.choose("GlobalMaxPool", "GlobalAveragePool"), [x])
+        # Of other ranks the reference evaluator drops the axes of a maximum.
+        g.node(g.choose("GlobalMaxPool", "GlobalAveragePool") if x.rank == 4 else "GlobalAveragePool", [x])
         return
     kernel = [g.choose(1, 2, 3) for _ in range(axes)]
     attributes = _window(g, axes)
@@ -156,7 +157,7 @@ def pool(g: Graph) -> None:
         attributes["pads"] = [min(p, k - 1) for p, k in zip(attributes["pads"], kernel * 2, strict=True)]
     if "auto_pad" not in attributes and g.flag():
         attributes["ceil_mode"] = 1
-    if g.number(0, 2) == 0:
+    if "auto_pad" not in attributes and g.number(0, 2) == 0:  # the others forget dilations when they pad
         attributes["dilations"] = [g.number(1, 2) for _ in range(axes)]
     if operator == "AveragePool":
         attributes["count_include_pad"] = g.flag()
